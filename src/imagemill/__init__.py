@@ -1,0 +1,52 @@
+"""A table of prompts becomes a curated image dataset that anyone can load, trust and make again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagemill.dataset import Counts, Dataset, Part
+    from imagemill.dataset.verify import verify
+    from imagemill.errors import ImagemillError, LockedError, ModelError, OutOfSpace, SomeFailed, UsageError
+    from imagemill.operators.generate import generate, retry
+    from imagemill.reproduction import Reproduction, reproduce
+
+__all__ = [
+    "Counts",
+    "Dataset",
+    "ImagemillError",
+    "LockedError",
+    "ModelError",
+    "OutOfSpace",
+    "Part",
+    "Reproduction",
+    "SomeFailed",
+    "UsageError",
+    "generate",
+    "reproduce",
+    "retry",
+    "verify",
+]
+
+_HOMES = {
+    "Counts": "dataset",
+    "Dataset": "dataset",
+    "Part": "dataset",
+    "Reproduction": "reproduction",
+    "reproduce": "reproduction",
+    "generate": "operators.generate",
+    "retry": "operators.generate",
+    "verify": "dataset.verify",
+}
+"""Where the public names live; what is not here is an error class."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that `import imagemill` costs nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module 'imagemill' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f"imagemill.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,5 @@
+"""`python -m imagemill`."""
+
+from imagemill.cli import main
+
+main()

@@ -1,0 +1,432 @@
+"""The command line: every flag is drawn from a component's fields."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from imagemill.errors import ImagemillError, UsageError, did_you_mean
+from imagemill.terminal import Meter, Terminal, duration, number, size
+
+if TYPE_CHECKING:
+    from imagemill.component import Component, Parameter
+    from imagemill.dataset import Dataset
+    from imagemill.operators.generate import Prepared
+
+_EXAMPLE_COUNT = 3
+"""Final prompts that a dry run shows."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"see `{self.prog} --help`")
+
+
+def _parser(command: str, **options: Any) -> _Parser:
+    parser = _Parser(
+        prog=f"imagemill {command}",
+        description=COMMANDS[command][1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **options,
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    return parser
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        wrong = unknown[0].partition("=")[0]
+        raise UsageError(
+            f"there is no argument `{wrong}`" if wrong.startswith("-") else f"`{wrong}` is one argument too many",
+            did_you_mean(wrong, flags) if wrong.startswith("-") else f"see `{parser.prog} --help`",
+        )
+    return parsed
+
+
+def _add_parameters(parser: argparse.ArgumentParser, title: str, component: type[Component]) -> None:
+    group = parser.add_argument_group(title)
+    for parameter in component.parameters():
+        options: dict[str, Any] = {"dest": parameter.name, "default": argparse.SUPPRESS, "help": _help(parameter)}
+        if parameter.type == "boolean":
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["metavar"] = "|".join(parameter.choices) or {"integer": "N", "number": "X"}.get(
+                parameter.type, "TEXT"
+            )
+            if parameter.type == "array":
+                options["action"] = "append"
+        group.add_argument(parameter.flag, **options)
+
+
+def _help(parameter: Parameter) -> str:
+    shown = "" if parameter.default in (None, "", [], False) else f"default: {parameter.default}"
+    notes = "; ".join(note for note in (parameter.bounds, shown) if note)
+    return (parameter.help + (f" [{notes}]" if notes else "")).replace("%", "%%")
+
+
+def _given(arguments: argparse.Namespace, *components: type[Component]) -> dict[str, Any]:
+    names = {parameter.name for component in components for parameter in component.parameters()}
+    return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+# generate
+
+
+def _generate(arguments: Sequence[str]) -> int:
+    from imagemill.models.base import find_model
+    from imagemill.operators.generate import DEFAULT_MODEL, Generate, execute, prepare, raise_if_all_failed
+
+    early = _Parser(add_help=False, allow_abbrev=False)
+    early.add_argument("--model", default=DEFAULT_MODEL)
+    model = type(find_model(early.parse_known_args(arguments)[0].model, {}))
+    parser = _parser(
+        "generate",
+        epilog="imagemill generate prompts.csv -o out --images-per-prompt 4 --seed 42\n"
+        "imagemill generate prompts.csv -o out --dry-run\n"
+        "The same command again continues after any interruption.",
+    )
+    parser.add_argument(
+        "table", help="CSV, TSV, JSONL, JSON, TXT or Parquet, also .gz or .zst; `-` for stdin; a Hugging Face dataset"
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="the dataset, new or to be continued")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the plan and the first final prompts, make nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="print the plan or the result as JSON on stdout")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that make images [default: 1]")
+    _add_parameters(parser, "the job", Generate)
+    _add_parameters(parser, f"the model `{model.component_name()}`", model)
+    parsed = _parse(parser, arguments)
+    terminal = Terminal(parsed.quiet, parsed.json)
+    prepared = prepare(parsed.table, parsed.output, _given(parsed, Generate, model), parsed.workers)
+    for line in prepared.table.talk:
+        terminal.say(line)
+    if prepared.info.note and "model" not in vars(parsed):
+        terminal.say(prepared.info.note)
+    terminal.say(_plan_line(prepared))
+    if parsed.dry_run:
+        first = islice(prepared.plan.requests(), _EXAMPLE_COUNT * (len(prepared.plan) // len(prepared.plan.rows)))
+        prompts = list(dict.fromkeys(request.prompt for request in first))
+        terminal.data(_plan_data(prepared, prompts), "\n".join(prompts))
+        return 0
+    with Meter(terminal, prepared.pending) as meter:
+        report = execute(prepared, meter)
+    from imagemill.dataset import Dataset
+
+    dataset = Dataset(parsed.output)
+    raise_if_all_failed(dataset)
+    if report.done:
+        rate = report.done / report.seconds
+        terminal.say(f"{number(report.done, 'image')} in {duration(report.seconds)}, {rate:.1f} images/s")
+    return _finish(terminal, dataset)
+
+
+def _plan_line(prepared: Prepared) -> str:
+    rows, images = len(prepared.plan.rows), len(prepared.plan)
+    each = images // rows
+    prompts = number(rows, "prompt") + (f" × {each}" if each > 1 and images == rows * each else "")
+    seconds, total = prepared.estimate()
+    parts = [
+        f"{prompts} = {number(images, 'image')}",
+        prepared.info.name,
+        "time unknown" if seconds is None else f"~{duration(seconds)}",
+        "size unknown" if total is None else size(total),
+    ]
+    if prepared.counts and prepared.counts.done:
+        parts.append(f"{prepared.counts.done:,} done before")
+    if prepared.table.rejects:
+        parts.append(f"{number(len(prepared.table.rejects), 'row')} rejected")
+    return " · ".join(parts)
+
+
+def _plan_data(prepared: Prepared, prompts: list[str]) -> dict[str, Any]:
+    seconds, total = prepared.estimate()
+    return {
+        "prompts": len(prepared.plan.rows),
+        "images": len(prepared.plan),
+        "pending": prepared.pending,
+        "model": prepared.info.name,
+        "seconds": seconds,
+        "bytes": total,
+        "rows_rejected": len(prepared.table.rejects),
+        "first_prompts": prompts,
+    }
+
+
+def _finish(terminal: Terminal, dataset: Dataset) -> int:
+    """Say how a dataset stands at the end of a run; the exit code."""
+    counts = dataset.counts()
+    if counts.rows_rejected:
+        terminal.say(f"{number(counts.rows_rejected, 'row')} rejected: see {dataset.rejects_file}")
+    if counts.failed:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.failed.items()))
+        terminal.say(f"{number(sum(counts.failed.values()), 'request')} failed ({reasons})")
+        terminal.say(f"\nhint: imagemill retry {shlex.quote(str(dataset.folder))}")
+    terminal.data(_status_data(dataset), str(dataset.folder))
+    return 3 if counts.failed else 0
+
+
+# one dataset
+
+
+def _dataset_parser(command: str) -> _Parser:
+    parser = _parser(command)
+    parser.add_argument("dataset", help="the dataset's folder")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    return parser
+
+
+def _status_data(dataset: Dataset) -> dict[str, Any]:
+    counts = dataset.counts()
+    return {
+        "dataset": str(dataset.folder),
+        "model": dataset.job["steps"][0]["model"],
+        "requests": counts.requests,
+        "done": counts.done,
+        "failed": counts.failed,
+        "pending": counts.pending,
+        "rows_read": counts.rows_read,
+        "rows_accepted": counts.rows_accepted,
+        "rows_rejected": counts.rows_rejected,
+        "writer": dataset.writer,
+    }
+
+
+def _status(arguments: Sequence[str]) -> int:
+    from imagemill.dataset import Dataset
+
+    parsed = _parse(_dataset_parser("status"), arguments)
+    data = _status_data(Dataset(parsed.dataset))
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(data["failed"].items()))
+    lines = [
+        f"{data['dataset']} · {data['model']} · {number(data['requests'], 'image')} asked for",
+        (
+            f"{data['done']:,} done · {sum(data['failed'].values()):,} failed{f' ({reasons})' if reasons else ''}"
+            f" · {data['pending']:,} pending"
+        ),
+        (
+            f"{number(data['rows_read'], 'row')} read · {data['rows_accepted']:,} accepted"
+            f" · {data['rows_rejected']:,} rejected"
+        ),
+    ]
+    if data["writer"]:
+        lines.append(f"being written by {data['writer']}")
+    Terminal(as_json=parsed.json).data(data, "\n".join(lines))
+    return 0
+
+
+def _retry(arguments: Sequence[str]) -> int:
+    from imagemill.dataset import Dataset
+    from imagemill.operators.generate import retry
+
+    parser = _dataset_parser("retry")
+    parser.add_argument("--reason", action="append", default=[], help="only those that failed so; may be repeated")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that make images [default: 1]")
+    parsed = _parse(parser, arguments)
+    terminal = Terminal(parsed.quiet, parsed.json)
+    dataset = Dataset(parsed.dataset)
+    with Meter(terminal, sum(dataset.counts().failed.values())) as meter:
+        report = retry(dataset, parsed.reason, parsed.workers, meter)
+    terminal.say(f"{number(report.total, 'request')} tried again · {number(report.done, 'image')} made")
+    return _finish(terminal, Dataset(parsed.dataset))
+
+
+def _verify(arguments: Sequence[str]) -> int:
+    from imagemill.dataset import Dataset
+    from imagemill.dataset.verify import verify
+
+    parsed = _parse(_dataset_parser("verify"), arguments)
+    dataset = Dataset(parsed.dataset)
+    problems = verify(dataset)
+    count = number(len(dataset), "image")
+    text = "\n".join(problems) if problems else f"{count}: every file, record, count and seal is right"
+    Terminal(as_json=parsed.json).data({"images": len(dataset), "problems": problems}, text)
+    return 3 if problems else 0
+
+
+def _reproduce(arguments: Sequence[str]) -> int:
+    from dataclasses import asdict
+
+    from imagemill.dataset import Dataset
+    from imagemill.reproduction import reproduce
+
+    parser = _dataset_parser("reproduce")
+    parser.add_argument("name", nargs="+", help="file names of images, such as `prompt_0_image_0.png`")
+    parsed = _parse(parser, arguments)
+    dataset = Dataset(parsed.dataset)
+    results = [reproduce(dataset, name) for name in parsed.name]
+    text = "\n".join(f"{result.file_name}: {result.verdict}: {result.detail}" for result in results)
+    Terminal(as_json=parsed.json).data([asdict(result) for result in results], text)
+    return 3 if any(result.verdict == "cannot" for result in results) else 0
+
+
+def _sheet(arguments: Sequence[str]) -> int:
+    from imagemill.dataset import Dataset
+
+    parser = _dataset_parser("sheet")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE.png", help="the picture to write")
+    parser.add_argument("--limit", type=int, default=24, metavar="N", help="images shown [default: 24]")
+    parser.add_argument("--columns", type=int, default=6, metavar="N", help="images in a row [default: 6]")
+    parsed = _parse(parser, arguments)
+    _write_sheet(Dataset(parsed.dataset), Path(parsed.output), parsed.limit, parsed.columns)
+    Terminal(as_json=parsed.json).data({"sheet": parsed.output}, parsed.output)
+    return 0
+
+
+def _write_sheet(dataset: Dataset, path: Path, limit: int, columns: int) -> None:
+    from imagemill.images import contact_sheet, decode, encode
+
+    tiles = [
+        (decode((part.folder / record["file_name"]).read_bytes()), record["prompt"])
+        for part, record in islice(((part, record) for part in dataset.parts for record in part.records()), limit)
+    ]
+    if not tiles:
+        raise UsageError(f"`{dataset.folder}` has no image yet", "generate some first")
+    path.write_bytes(encode(contact_sheet(tiles, columns), "png", None, mark=True))
+
+
+# the rest
+
+
+def _demo(arguments: Sequence[str]) -> int:
+    from imagemill.models.shapes import EXAMPLES
+
+    parser = _parser("demo")
+    parser.add_argument("-o", "--output", default="imagemill-demo", metavar="FOLDER", help="default: imagemill-demo")
+    parsed = _parse(parser, arguments)
+    import imagemill
+
+    terminal = Terminal(parsed.quiet)
+    terminal.say(
+        f"{number(2 * len(EXAMPLES), 'image')} of {number(len(EXAMPLES), 'prompt')}, made by the model `shapes`"
+    )
+    with Meter(terminal, 2 * len(EXAMPLES)) as meter:
+        dataset = imagemill.generate(EXAMPLES, parsed.output, images_per_prompt=2, seed=7, progress=meter)
+    sheet = Path(parsed.output).with_suffix(".png")
+    _write_sheet(dataset, sheet, 2 * len(EXAMPLES), 6)
+    terminal.say(f"the dataset is in {parsed.output}, all its images on one sheet in {sheet}")
+    print(parsed.output)
+    return 0
+
+
+def _models(arguments: Sequence[str]) -> int:
+    from imagemill.component import component_names, find_component
+
+    parser = _parser("models")
+    parser.add_argument("name", nargs="?", help="one model: its parameters")
+    parser.add_argument("--json", action="store_true", help="print JSON; for one model, its JSON Schema")
+    parsed = _parse(parser, arguments)
+    terminal = Terminal(parsed.quiet, parsed.json)
+    if parsed.name:
+        found = find_component("models", parsed.name)
+        lines = [f"{parsed.name}: {_summary(found)}", ""]
+        for parameter in found.parameters():
+            kind = "|".join(parameter.choices) or parameter.type
+            lines.append(f"  {parameter.flag} {kind}\n      {_help(parameter)}".replace("%%", "%"))
+        terminal.data(found.model_json_schema(), "\n".join(lines))
+        return 0
+    summaries = {name: _summary(find_component("models", name)) for name in component_names("models")}
+    width = max(map(len, summaries))
+    terminal.data(summaries, "\n".join(f"{name:<{width}}  {text}" for name, text in summaries.items()))
+    return 0
+
+
+def _summary(component: type[Component]) -> str:
+    return (component.__doc__ or "").partition("\n")[0]
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    from imagemill.doctor import findings
+
+    parser = _parser("doctor")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parsed = _parse(parser, arguments)
+    found = findings(Path.cwd())
+    width = max(map(len, found))
+    Terminal(as_json=parsed.json).data(found, "\n".join(f"{name:<{width}}  {text}" for name, text in found.items()))
+    return 0
+
+
+Command = Callable[[Sequence[str]], int]
+COMMANDS: dict[str, tuple[Command, str]] = {
+    "demo": (_demo, "make 24 images with the built-in model: no GPU, no key, no network"),
+    "generate": (_generate, "a prompt table becomes an image dataset"),
+    "status": (_status, "how far a dataset is"),
+    "retry": (_retry, "make failed requests again"),
+    "verify": (_verify, "check every promise of a dataset again"),
+    "reproduce": (_reproduce, "make images again from their records and say how equal they are"),
+    "sheet": (_sheet, "put images with their prompts on one picture"),
+    "models": (_models, "what can make images, and its parameters"),
+    "doctor": (_doctor, "what this machine can run, and why not"),
+}
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: imagemill COMMAND …",
+            "",
+            "A table of prompts becomes an image dataset that anyone can load, trust and make again.",
+            "",
+            *lines,
+            "",
+            "`imagemill COMMAND --help` tells more. Start with `imagemill demo`.",
+        ]
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; errors a user can cause are printed without a traceback."""
+    try:
+        if not arguments or arguments[0] in {"-h", "--help", "help"}:
+            print(_overview())
+            return 0 if arguments else 2
+        if arguments[0] == "--version":
+            from imagemill.environment import package_version
+
+            print(f"imagemill {package_version('imagemill')}")
+            return 0
+        if arguments[0] not in COMMANDS:
+            raise UsageError(
+                f"there is no command `{arguments[0]}`",
+                did_you_mean(arguments[0], COMMANDS) or f"commands: {', '.join(COMMANDS)}",
+            )
+        return COMMANDS[arguments[0]][0](arguments[1:])
+    except ImagemillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        command = shlex.join(["imagemill", *arguments])
+        print(f"\ninterrupted; nothing is lost. Continue: {command}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """Stop in good order at the first signal; the next one has its usual, immediate effect."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _interrupt)
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,144 @@
+"""The dataset card: `README.md` with the front matter that Hugging Face reads."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from imagemill.dataset.files import write_file
+from imagemill.dataset.folder import Counts, Dataset, columns_of
+from imagemill.images import EXTENSIONS
+from imagemill.records import Record
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+
+_MEANINGS = {
+    "file_name": "the image, relative to the metadata file",
+    "prompt": "what was asked for, as the model got it",
+    "negative_prompt": "what was not wanted; empty when nothing was said",
+    "id": "the identity of the table's row",
+    "seed": "the image's own seed",
+    "width": "pixels",
+    "height": "pixels",
+    "num_inference_steps": "denoising steps",
+    "guidance_scale": "how strongly the prompt was followed",
+    "scheduler": "sampler by its k-diffusion name",
+    "model": "the model that made it",
+    "model_revision": "the exact version of the model",
+    "model_parameters": "how the model was loaded, as JSON",
+    "batch_size": "images that shared a forward pass; decides the last bits",
+    "sha256": "of the file",
+}
+
+
+def write_card(dataset: Dataset) -> None:
+    """Write `README.md` as the dataset stands now; does nothing when it is current."""
+    content = render_card(dataset).encode()
+    path = dataset.folder / "README.md"
+    if not path.exists() or path.read_bytes() != content:
+        write_file(path, content)
+
+
+def render_card(dataset: Dataset) -> str:
+    """Return the card's text."""
+    job = dataset.job
+    step: dict[str, Any] = job["steps"][0]
+    counts = dataset.counts()
+    first = next(iter(dataset), None)
+    name = dataset.folder.resolve().name
+    extension = EXTENSIONS[step["image_format"]]
+    return f"""---
+pretty_name: {json.dumps(name)}
+license: {step["license"]}
+task_categories:
+- text-to-image
+tags:
+- synthetic
+- image
+- imagemill
+annotations_creators:
+- machine-generated
+size_categories:
+- {next((label for limit, label in _SIZES if counts.done < limit), "10M<n<100M")}
+configs:
+- config_name: default
+  drop_labels: true
+  data_files:
+  - split: train
+    path:
+    - images/*/metadata.jsonl
+    - images/*/*.{extension}
+---
+
+# {name}
+
+{counts.done:,} images made by an AI model, `{step["model"]}`, from a table of {counts.rows_accepted:,} prompts.
+
+```python
+from datasets import load_dataset
+
+dataset = load_dataset("{name}", split="train")
+```
+
+## How it was made
+
+{_parameters(step)}
+
+Every parameter stands in `job.toml`, and every record says all that is needed to make its image again:
+`imagemill reproduce . prompt_0_image_0`.
+
+## Counts
+
+{_counts(counts)}
+
+## Columns
+
+{_columns(first)}
+
+## Origin
+
+All images are synthetic. {_marking(step)}
+The prompts come from `{job["input"]["table"]}`; the model's license applies to what it makes (`{step["license"]}`).
+"""
+
+
+def _parameters(step: dict[str, Any]) -> str:
+    shown = (
+        "model",
+        "model_revision",
+        "num_inference_steps",
+        "guidance_scale",
+        "scheduler",
+        "seed",
+        "images_per_prompt",
+    )
+    rows = [f"| `{key}` | {step[key]} |" for key in shown if step.get(key) not in (None, "")]
+    rows.append(f"| size | {step['width']} × {step['height']}, {step['image_format']} |")
+    return "\n".join(["| parameter | value |", "|---|---|", *rows])
+
+
+def _counts(counts: Counts) -> str:
+    failed = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.failed.items()))
+    rows = [
+        f"| rows in the table | {counts.rows_read:,} |",
+        f"| rows that could not be used | {counts.rows_rejected:,} |",
+        f"| images asked for | {counts.requests:,} |",
+        f"| images made | {counts.done:,} |",
+        f"| failed | {sum(counts.failed.values()):,}{f' ({failed})' if failed else ''} |",
+        f"| still to make | {counts.pending:,} |",
+    ]
+    return "\n".join(["| what | number |", "|---|---|", *rows])
+
+
+def _columns(record: Record | None) -> str:
+    if record is None:
+        return "No image has been made yet."
+    rows = [f"| `{key}` | {_MEANINGS[key]} |" for key in record if key in _MEANINGS]
+    rows += [f"| `{key}` | from the prompt table |" for key in columns_of(record)]
+    return "\n".join(["| column | meaning |", "|---|---|", *rows])
+
+
+def _marking(step: dict[str, Any]) -> str:
+    if step["mark"]:
+        return "Every file says so in its metadata (XMP `DigitalSourceType`: `trainedAlgorithmicMedia`)."
+    return "The files carry no such mark: that was chosen with `--no-mark`."

@@ -1,0 +1,347 @@
+"""A dataset is a folder of parts: open, lock, recover, append, seal, update."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import socket
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from imagemill.dataset.files import append_lines, encode_lines, make_folder, parse_lines, read_lines, write_file
+from imagemill.errors import LockedError, UsageError
+from imagemill.records import RECORD_KEYS, Record, Reject, Request, order_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_OURS = re.compile(r"prompt_\d+_image_\d+\.(png|jpg|webp)|\..*\.tmp")
+"""Files in a part that we made, and may remove when no record names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Where every request and every row of the table stands: `requests = done + failed + pending`."""
+
+    requests: int
+    done: int
+    failed: dict[str, int]
+    """By reason."""
+    rows_read: int
+    rows_accepted: int
+    rows_rejected: int
+
+    @property
+    def pending(self) -> int:
+        """Requests that have not ended."""
+        return self.requests - self.done - sum(self.failed.values())
+
+
+class Part:
+    """At most 1,000 images and their `metadata.jsonl`."""
+
+    def __init__(self, dataset: Dataset, number: int) -> None:
+        self.dataset = dataset
+        self.number = number
+        self.name = f"part-{number:06d}"
+        self.folder = dataset.folder / "images" / self.name
+        self.metadata = self.folder / "metadata.jsonl"
+
+    def records(self) -> list[Record]:
+        """Return the records committed so far."""
+        return read_lines(self.metadata)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether all requests of the part have ended and its lines are in plan order."""
+        return self.name in self.dataset.seals
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Commit records whose images are in place."""
+        append_lines(self.metadata, records)
+
+    def seal(self) -> None:
+        """Sort the lines into plan order and mark the part as complete."""
+        records = sorted(self.records(), key=lambda record: order_of(record["file_name"]))
+        content = encode_lines(records)
+        if records and self.metadata.read_bytes() != content:
+            write_file(self.metadata, content)
+        self._mark({"records": len(records), "sha256": hashlib.sha256(content).hexdigest()})
+
+    def unseal(self) -> None:
+        """Open the part for changes again."""
+        if self.sealed:
+            self._mark(None)
+
+    def update(self, change: Callable[[Record], Mapping[str, Any]]) -> None:
+        """Set columns of every record of the part, atomically.
+
+        `change` returns the new values of one record; raises ValueError when it does not name the same columns for
+        all of them, or renames an image.
+        """
+        records = [{**record, **change(record)} for record in self.records()]
+        if any(record.keys() != records[0].keys() for record in records):
+            raise ValueError("every record must get the same columns")
+        if [record["file_name"] for record in records] != [record["file_name"] for record in self.records()]:
+            raise ValueError("an update cannot rename an image")
+        was_sealed = self.sealed
+        self.unseal()
+        if records:
+            write_file(self.metadata, encode_lines(records))
+        if was_sealed:
+            self.seal()
+
+    def recover(self) -> None:
+        """Make an unsealed part consistent: drop torn lines, doubles, records without a file, files without one."""
+        if not self.folder.is_dir():
+            return
+        kept: dict[str, bytes] = {}
+        for record, line in parse_lines(self.metadata):
+            name = record.get("file_name") if record else None
+            if isinstance(name, str) and (self.folder / name).is_file():
+                kept.setdefault(name, line)
+        content = b"".join(line + b"\n" for line in kept.values())
+        if self.metadata.exists() and self.metadata.read_bytes() != content:
+            write_file(self.metadata, content)
+        for path in self.folder.iterdir():
+            if path.name not in kept and _OURS.fullmatch(path.name):
+                path.unlink()
+
+    def _mark(self, seal: dict[str, Any] | None) -> None:
+        append_lines(self.dataset.seals_file, [{"part": self.name, "sealed": seal is not None, **(seal or {})}])
+        if seal is None:
+            self.dataset.seals.pop(self.name, None)
+        else:
+            self.dataset.seals[self.name] = seal
+
+
+class Dataset:
+    """A folder of parts, loadable by `datasets.load_dataset(folder)` at any moment.
+
+    Iterating yields the records. Reading needs no lock; writing happens inside `with dataset.lock()`.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open a dataset; raises UsageError when the folder holds none."""
+        self.folder = Path(folder)
+        self.job_file = self.folder / "job.toml"
+        self._state = self.folder / ".imagemill"
+        self.seals_file = self._state / "seals.jsonl"
+        self.rejects_file = self._state / "rejects.jsonl"
+        self.failures_file = self._state / "failures.jsonl"
+        self.environment_file = self._state / "environment.json"
+        if not self.job_file.is_file():
+            raise UsageError(f"`{self.folder}` holds no dataset: it has no job.toml", "name the folder given with `-o`")
+
+    @classmethod
+    @contextmanager
+    def create(cls, folder: str | Path) -> Iterator[Path]:
+        """Lock a folder in which a dataset may or may not exist yet; yields it for `write_job`.
+
+        Raises LockedError when another process writes it and UsageError when it holds something else.
+        """
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"`{folder}` is a file", "choose another output folder")
+        if folder.is_dir() and not (folder / ".imagemill").is_dir() and any(folder.iterdir()):
+            raise UsageError(f"`{folder}` is not empty and holds no dataset", "choose another output folder")
+        make_folder(folder / ".imagemill")
+        with _locked(folder):
+            yield folder
+
+    @staticmethod
+    def write_job(folder: Path, job: Mapping[str, Any]) -> None:
+        """Write `job.toml` unless it says the same already."""
+        content = tomli_w.dumps(job, multiline_strings=False).encode()
+        path = folder / "job.toml"
+        if not path.exists() or path.read_bytes() != content:
+            write_file(path, content)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only writer; raises LockedError when another process is."""
+        with _locked(self.folder):
+            self.__dict__.pop("seals", None)
+            yield
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """What made the dataset: every parameter, the concrete seed, the model's revision."""
+        return tomllib.loads(self.job_file.read_text())
+
+    @cached_property
+    def seals(self) -> dict[str, dict[str, Any]]:
+        """The seal of every complete part: `records` and the `sha256` of its metadata."""
+        seals: dict[str, dict[str, Any]] = {}
+        for line in read_lines(self.seals_file):
+            seals.pop(line["part"], None)
+            if line["sealed"]:
+                seals[line["part"]] = {"records": line["records"], "sha256": line["sha256"]}
+        return seals
+
+    @property
+    def writer(self) -> str:
+        """The process that is writing the dataset; empty when none is."""
+        return _writer(self.folder)
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts that exist, in order."""
+        names = (path.name for path in (self.folder / "images").glob("part-*") if path.is_dir())
+        return [self.part(int(name.removeprefix("part-"))) for name in sorted(names)]
+
+    def part(self, number: int) -> Part:
+        """One part by its number, from 1, whether or not it exists yet."""
+        return Part(self, number)
+
+    def __iter__(self) -> Iterator[Record]:
+        for part in self.parts:
+            yield from part.records()
+
+    def __len__(self) -> int:
+        return sum(len(part.records()) for part in self.parts)
+
+    def find(self, name: str) -> tuple[Part, Record]:
+        """Return the record of an image by its file name, with or without extension; raises UsageError for none."""
+        name = Path(name).name
+        for part in self.parts:
+            for record in part.records():
+                if name in {record["file_name"], Path(record["file_name"]).stem}:
+                    return part, record
+        raise UsageError(f"`{self.folder}` has no image `{name}`", "names look like `prompt_0_image_0.png`")
+
+    def image(self, name: str) -> Image.Image:
+        """Return one image, decoded."""
+        from imagemill.images import open_image
+
+        part, record = self.find(name)
+        return open_image((part.folder / record["file_name"]).read_bytes())
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """Return the requests that ended without an image, by image name: reason, message, attempts, request."""
+        failures = {line["name"]: line for line in read_lines(self.failures_file)}
+        if failures:
+            parts = {line["part"] for line in failures.values()}
+            for number in parts:
+                for record in self.part(number).records():
+                    failures.pop(Path(record["file_name"]).stem, None)
+        return failures
+
+    def rejects(self) -> list[dict[str, Any]]:
+        """Return the table's rows that could not be used."""
+        return read_lines(self.rejects_file)
+
+    def counts(self) -> Counts:
+        """Count where every request and every row stands."""
+        plan = self.job["plan"]
+        done = sum(self.seals[part.name]["records"] if part.sealed else len(part.records()) for part in self.parts)
+        return Counts(
+            requests=plan["requests"],
+            done=done,
+            failed=dict(Counter(failure["reason"] for failure in self.failures().values())),
+            rows_read=plan["rows_read"],
+            rows_accepted=plan["rows_accepted"],
+            rows_rejected=plan["rows_read"] - plan["rows_accepted"],
+        )
+
+    def ended(self, part: Part, failures: Mapping[str, Any]) -> set[str]:
+        """Return the names of the requests of a part that ended, with or without an image."""
+        names = {Path(record["file_name"]).stem for record in part.records()}
+        return names | {name for name, failure in failures.items() if failure["part"] == part.number}
+
+    def write_rejects(self, rejects: Iterable[Reject]) -> None:
+        """Write which rows of the table could not be used."""
+        write_file(self.rejects_file, encode_lines(reject.to_table() for reject in rejects))
+
+    def append_failures(self, failures: Iterable[Mapping[str, Any]]) -> None:
+        """Commit requests that ended without an image."""
+        append_lines(self.failures_file, failures)
+
+    def update(self, change: Callable[[Record], Mapping[str, Any]]) -> None:
+        """Set columns of every record, part by part, each part atomically; see `Part.update`."""
+        for part in self.parts:
+            part.update(change)
+
+    def recover(self) -> None:
+        """Make the folder consistent after a crash; what is sealed is left as it is."""
+        for folder in (self.folder, self._state):
+            for leftover in folder.glob(".*.tmp"):
+                leftover.unlink()
+        for path in (self.seals_file, self.failures_file):
+            whole = b"".join(line + b"\n" for value, line in parse_lines(path) if value is not None)
+            if path.exists() and path.read_bytes() != whole:
+                write_file(path, whole)
+        for part in self.parts:
+            if not part.sealed:
+                part.recover()
+
+
+def failure_line(request: Request, reason: str, message: str) -> dict[str, Any]:
+    """One line of `failures.jsonl`; it holds the whole request, so that a retry needs nothing else."""
+    return {
+        "id": request.id,
+        "name": request.name,
+        "part": request.part,
+        "reason": reason,
+        "message": message,
+        "attempts": request.attempt,
+        "request": {**request.recipe, **request.columns},
+    }
+
+
+def failed_request(failure: Mapping[str, Any]) -> Request:
+    """The request of a line of `failures.jsonl`, one attempt later."""
+    record = {"file_name": failure["name"], **failure["request"]}
+    return Request.from_record(record, failure["part"], failure["attempts"] + 1)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    path = folder / ".imagemill" / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LockedError(
+                f"`{folder}` is being written by {_writer(folder) or 'another process'}",
+                "wait until it has finished, or stop it",
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _writer(folder: Path) -> str:
+    """Who is writing a dataset, as far as its lock file tells; empty when nobody is."""
+    try:
+        owner = json.loads((folder / ".imagemill" / "lock").read_text())
+    except (OSError, ValueError):
+        return ""
+    if owner["host"] == socket.gethostname():
+        try:
+            os.kill(owner["pid"], 0)
+        except ProcessLookupError:
+            return ""
+        except PermissionError:
+            pass
+    return f"process {owner['pid']} on {owner['host']}"
+
+
+def columns_of(record: Record) -> list[str]:
+    """The columns of a record beyond those that every record has."""
+    return [name for name in record if name not in RECORD_KEYS]

@@ -1,0 +1,158 @@
+"""Every promise of a dataset, checked again."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from imagemill.dataset.card import render_card
+from imagemill.dataset.files import parse_lines
+from imagemill.dataset.folder import Dataset, Part
+from imagemill.images import embedded_recipe, open_image
+from imagemill.plan import PART_SIZE
+from imagemill.records import RECORD_KEYS, SEED_LIMIT, order_of
+
+
+def verify(dataset: Dataset, reader: bool = True) -> list[str]:
+    """Return what is wrong with a dataset, a line each; an empty list when every promise holds.
+
+    With `reader`, also loads it with `datasets.load_dataset` where that is installed.
+    """
+    finished = dataset.counts().pending == 0
+    problems = list(_counts(dataset))
+    seen: set[str] = set()
+    types: dict[str, type] = {}
+    for part in dataset.parts:
+        problems += _part(part, seen, types)
+        if finished and not part.sealed:
+            problems.append(f"{part.name} is complete and not sealed; the command that made it seals it")
+    # While images are still to be made, files of a crash and an older card are what the next run clears up.
+    if finished and _text(dataset.folder / "README.md") != render_card(dataset):
+        problems.append("README.md does not tell how the dataset stands now")
+    if reader and not problems and seen and importlib.util.find_spec("datasets"):
+        problems += _load(dataset, len(seen))
+    return problems
+
+
+def _counts(dataset: Dataset) -> Iterator[str]:
+    counts = dataset.counts()
+    if counts.pending < 0:
+        failed = sum(counts.failed.values())
+        yield f"{counts.done} images and {failed} failures are more than {counts.requests} requests"
+    rejects = len(dataset.rejects())
+    if rejects != counts.rows_rejected:
+        yield f"rejects.jsonl has {rejects} rows and job.toml says {counts.rows_rejected}"
+    for path in (dataset.seals_file, dataset.failures_file, dataset.rejects_file):
+        damaged = sum(value is None for value, _ in parse_lines(path))
+        if damaged:
+            yield f"{path.name}: {damaged} damaged lines"
+    for name in dataset.seals:
+        if not (dataset.folder / "images" / name).is_dir() and dataset.seals[name]["records"]:
+            yield f"{name} is sealed and absent"
+
+
+def _part(part: Part, seen: set[str], types: dict[str, type]) -> Iterator[str]:
+    parsed = parse_lines(part.metadata)
+    records = [record for record, _ in parsed if record is not None]
+    for number, (record, _) in enumerate(parsed, start=1):
+        if record is None:
+            yield f"{part.name}/metadata.jsonl line {number}: not a JSON object"
+    if len(records) > PART_SIZE:
+        yield f"{part.name} has {len(records)} records, more than {PART_SIZE}"
+    if part.sealed:
+        content = part.metadata.read_bytes() if part.metadata.exists() else b""
+        if hashlib.sha256(content).hexdigest() != part.dataset.seals[part.name]["sha256"]:
+            yield f"{part.name}/metadata.jsonl was changed after it was sealed"
+    names = set()
+    for record in records:
+        name = record.get("file_name", "")
+        if name in seen:
+            yield f"{part.name}/{name} has more than one record"
+        seen.add(name)
+        names.add(name)
+        for problem in _record(part, record, types):
+            yield f"{part.name}/{name}: {problem}"
+    for path in part.folder.iterdir() if part.sealed else ():
+        if path.name not in names and path.name != "metadata.jsonl" and not path.name.startswith("."):
+            yield f"{part.name}/{path.name} has no record"
+
+
+def _record(part: Part, record: dict[str, Any], types: dict[str, type]) -> Iterator[str]:
+    try:
+        order_of(str(record.get("file_name")))
+    except ValueError as error:
+        yield str(error)
+        return
+    missing = [key for key in RECORD_KEYS if key not in record]
+    if missing:
+        yield f"the record lacks {', '.join(missing)}"
+        return
+    if types and types.keys() != record.keys():
+        yield f"the columns differ from the first record's: {', '.join(sorted(types.keys() ^ record.keys()))}"
+    for key, value in record.items():
+        if types.setdefault(key, type(value)) is not type(value):
+            yield f"`{key}` is a {type(value).__name__}, elsewhere a {types[key].__name__}"
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"`{key}` is {value}"
+    if not 0 <= record["seed"] < SEED_LIMIT:
+        yield f"the seed {record['seed']} is out of range"
+    path = part.folder / record["file_name"]
+    if not path.is_file():
+        yield "the file is absent"
+        return
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != record["sha256"]:
+        yield "the file is not the one that was made (sha256)"
+    try:
+        image = open_image(data)
+    except ValueError as error:
+        yield str(error)
+        return
+    if image.size != (record["width"], record["height"]):
+        yield f"the image has {image.width}×{image.height} pixels, the record {record['width']}×{record['height']}"
+    if {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[path.suffix[1:]] != image.format:
+        yield f"the file is a {image.format}"
+    recipe = embedded_recipe(image)
+    if recipe is not None and not recipe.pop("truncated", False):
+        wrong = [key for key, value in recipe.items() if record.get(key) != value]
+        if wrong:
+            yield f"the recipe in the file differs from the record: {', '.join(wrong)}"
+
+
+def _load(dataset: Dataset, expected: int) -> Iterator[str]:
+    """Load the dataset as its users will, through its card and into a cache of its own."""
+    import tempfile
+
+    import datasets
+
+    quiet = not datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        with tempfile.TemporaryDirectory() as cache:
+            loaded = datasets.load_dataset(str(dataset.folder.resolve()), cache_dir=cache)
+            if list(loaded) != ["train"]:
+                yield f"load_dataset finds the splits {', '.join(loaded)}"
+                return
+            train = loaded["train"]
+            if len(train) != expected:
+                yield f"load_dataset finds {len(train)} images of {expected}"
+            records = {record["file_name"]: record for record in dataset}
+            columns = set(next(iter(records.values()))) - {"file_name"} | {"image"}
+            if set(train.column_names) != columns:
+                yield f"load_dataset finds other columns: {', '.join(sorted(set(train.column_names) ^ columns))}"
+            for position in {0, len(train) - 1}:
+                train[position]["image"].load()
+            del train, loaded
+    except Exception as error:  # noqa: BLE001 - whatever the reader says is the finding
+        yield f"load_dataset fails: {type(error).__name__}: {error}"
+    finally:
+        if not quiet:
+            datasets.enable_progress_bars()
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""

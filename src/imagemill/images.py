@@ -1,0 +1,230 @@
+"""Bytes ↔ pixels within limits, and the recipe and the AI-origin mark that a file carries."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from html import escape, unescape
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    Pixels = NDArray[np.uint8]
+    """Height × width × 3, RGB."""
+
+ImageFormat = Literal["png", "jpeg", "webp"]
+EXTENSIONS: dict[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+MAX_PIXELS = 40_000_000
+MAX_BYTES = 64 * 2**20
+
+_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+    ' xmlns:imagemill="urn:imagemill:1">{content}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+_USER_COMMENT = 0x9286
+_EXIF_FOLDER = 0x8769
+_SEGMENT = 60_000
+"""Bytes that fit a JPEG segment with room for its header."""
+_SAMPLER_NAMES = {
+    "ddim": "DDIM",
+    "plms": "PLMS",
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "dpm_2": "DPM2",
+    "dpm_2_ancestral": "DPM2 a",
+    "lms": "LMS",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "unipc": "UniPC",
+}
+"""k-diffusion names as A1111 shows them."""
+
+
+def encode(pixels: Pixels, image_format: ImageFormat, recipe: Mapping[str, Any] | None, mark: bool) -> bytes:
+    """Encode an image with its recipe (None: without) and, when `mark`, the sign that an AI made it.
+
+    PNG and WebP are lossless; JPEG has quality 95 without chroma subsampling. The same input gives the same bytes.
+    """
+    from PIL import Image, PngImagePlugin
+
+    image = Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    if image_format == "png":
+        info = PngImagePlugin.PngInfo()
+        if recipe is not None:
+            info.add_text("parameters", a1111_parameters(recipe))
+            info.add_text("imagemill", json.dumps(recipe, separators=(",", ":")))
+        if mark:
+            info.add_itxt("XML:com.adobe.xmp", _xmp(None, mark))
+        image.save(buffer, "PNG", pnginfo=info)
+        return buffer.getvalue()
+    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if image_format == "jpeg" else {"lossless": True}
+    if recipe is not None:
+        text = a1111_parameters(recipe)
+        if image_format == "jpeg":
+            recipe = _fitting(recipe)
+            text = text[: _SEGMENT // 4]
+        exif = Image.Exif()
+        # A bare tag of the Exif folder; A1111 and its readers look for it there.
+        exif.get_ifd(_EXIF_FOLDER)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
+        options["exif"] = exif
+    if recipe is not None or mark:
+        options["xmp"] = _xmp(recipe, mark).encode()
+    image.save(buffer, image_format.upper(), **options)
+    return buffer.getvalue()
+
+
+def _xmp(recipe: Mapping[str, Any] | None, mark: bool) -> str:
+    content = ""
+    if mark:
+        content += f"<Iptc4xmpExt:DigitalSourceType>{_SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>"
+    if recipe is not None:
+        # ASCII JSON escapes the control characters that XML forbids.
+        content += f"<imagemill:recipe>{escape(json.dumps(recipe, separators=(',', ':')))}</imagemill:recipe>"
+    return _XMP.format(content=content)
+
+
+def _fitting(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Cut the texts of a recipe so that it fits a JPEG segment; the record keeps them whole."""
+    fitting = dict(recipe)
+    size = 2 * _SEGMENT
+    while len(_xmp(fitting, True).encode()) > _SEGMENT:
+        size //= 2
+        fitting = {key: value[:size] if isinstance(value, str) else value for key, value in recipe.items()}
+        fitting["truncated"] = True
+    return fitting
+
+
+def a1111_parameters(recipe: Mapping[str, Any]) -> str:
+    """Write the `parameters` text that A1111 and tools like it read; for them, never for us."""
+    text = str(recipe["prompt"])
+    if recipe["negative_prompt"]:
+        text += f"\nNegative prompt: {recipe['negative_prompt']}"
+    values = {
+        "Steps": recipe["num_inference_steps"],
+        "Sampler": _SAMPLER_NAMES.get(recipe["scheduler"], recipe["scheduler"]),
+        "CFG scale": recipe["guidance_scale"],
+        "Seed": recipe["seed"],
+        "Size": f"{recipe['width']}x{recipe['height']}",
+        "Model hash": str(recipe["model_revision"])[:10],
+        "Model": recipe["model"],
+        "RNG": "CPU",
+        "Version": "imagemill",
+    }
+    return text + "\n" + ", ".join(f"{key}: {_quoted(value)}" for key, value in values.items() if value != "")
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Open and fully decode a PNG, JPEG or WebP; raises ValueError when it is anything else, damaged or too large."""
+    from PIL import Image, ImageFile
+
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{len(data):,} bytes are more than {MAX_BYTES:,}")
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise RuntimeError("`ImageFile.LOAD_TRUNCATED_IMAGES` is set, which hides damaged images")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
+        image.load()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a whole PNG, JPEG or WebP image: {error}") from None
+    return image
+
+
+def decode(data: bytes) -> Pixels:
+    """Return the pixels of a PNG, JPEG or WebP; raises ValueError like `open_image`."""
+    import numpy as np
+
+    return np.asarray(open_image(data).convert("RGB"))
+
+
+def embedded_recipe(image: Image.Image) -> dict[str, Any] | None:
+    """Return the recipe that an image of ours carries, None when it carries none."""
+    text = image.info.get("imagemill")
+    if text is None:
+        xmp = image.info.get("xmp", b"")
+        found = re.search(r"<imagemill:recipe>(.*?)</imagemill:recipe>", xmp.decode(errors="replace"), re.DOTALL)
+        text = unescape(found[1]) if found else None
+    try:
+        recipe = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return recipe if isinstance(recipe, dict) else None
+
+
+def is_marked(image: Image.Image) -> bool:
+    """Whether the image says that an AI made it."""
+    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp", b"")
+    return _SOURCE_TYPE in (xmp if isinstance(xmp, str) else xmp.decode(errors="replace"))
+
+
+def psnr(one: Pixels, other: Pixels) -> float:
+    """Peak signal-to-noise ratio in decibels; infinite for equal pixels."""
+    import numpy as np
+
+    error = float(np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def contact_sheet(tiles: Sequence[tuple[Pixels, str]], columns: int = 6, side: int = 160) -> Pixels:
+    """Lay images out in a grid with a caption under each, as one RGB picture."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    gap, caption = 12, 42
+    columns = max(1, min(columns, len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * (side + caption + gap) + gap), (250, 250, 250))
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    for position, (pixels, text) in enumerate(tiles):
+        x = gap + position % columns * (side + gap)
+        y = gap + position // columns * (side + caption + gap)
+        image = Image.fromarray(pixels)
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        if max(image.size) < side:
+            scale = side / max(image.size)
+            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+        left, top = x + (side - image.width) // 2, y + (side - image.height) // 2
+        sheet.paste(image, (left, top))
+        draw.rectangle((left, top, left + image.width - 1, top + image.height - 1), outline=(210, 210, 210))
+        for number, line in enumerate(_wrapped(text, side, font)):
+            draw.text((x, y + side + 4 + 17 * number), line, fill=(60, 60, 60), font=font)
+    return np.asarray(sheet)
+
+
+def _wrapped(text: str, width: int, font: Any) -> list[str]:
+    """Break a caption into at most two lines of `width` pixels."""
+    lines = [""]
+    for word in text[:200].split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        elif len(lines) == 2:
+            while lines[-1] and font.getlength(lines[-1] + "…") > width:
+                lines[-1] = lines[-1][:-1]
+            lines[-1] += "…"
+            break
+        else:
+            lines.append(word)
+    return lines

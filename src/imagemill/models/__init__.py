@@ -1,0 +1,1 @@
+"""What makes images: one library a file."""

@@ -1,0 +1,107 @@
+"""What every model is: a stream of batches in, a stream of results out."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from imagemill.component import Component, component_names, find_component
+from imagemill.errors import UsageError
+from imagemill.records import Request
+
+if TYPE_CHECKING:
+    from imagemill.images import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is known of a model before it is loaded."""
+
+    name: str
+    """As records say it."""
+    revision: str
+    """The exact version: a commit, or a hash of the weights."""
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str
+    batch_size: int
+    """Requests that share a forward pass when the user leaves it to the model."""
+    schedulers: tuple[str, ...] = ()
+    """Those it can use, by k-diffusion name; empty when it pays no heed."""
+    size_multiple: int = 1
+    """Width and height must be multiples of it."""
+    license: str = "unknown"
+    """As Hugging Face names it; that of the images may follow from it."""
+    note: str = ""
+    """One line on what it can draw."""
+    seconds_per_image: float | None = None
+    """At its own size and steps on this machine; None when nobody knows."""
+    bytes_per_image: int | None = None
+    """As PNG at its own size; None when nobody knows."""
+    reproducibility: str = "batch_shape_exact"
+    """`row_exact`: a request alone decides the bits; `batch_shape_exact`: together with batch size, threads, software
+    and processor; `seed_only`: the same noise, other bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one request ended: with pixels, or with a reason from `records.FAILURE_REASONS`."""
+
+    request: Request
+    pixels: Pixels | None = None
+    reason: str = ""
+    message: str = ""
+
+
+class Model(Component, ABC):
+    """Makes images."""
+
+    @abstractmethod
+    def info(self) -> ModelInfo:
+        """Describe the model without loading it; raises UsageError when it cannot be found."""
+
+    def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
+        """Replace every `auto` by what an earlier run took (`known`), or by what this machine suggests."""
+        left = [name for name in type(self).model_fields if getattr(self, name) == "auto"]
+        if not left:
+            return self
+        chosen = {**(self.automatic(workers) if set(left) - set(known) else {}), **known}
+        return self.model_copy(update={name: chosen[name] for name in left})
+
+    def automatic(self, workers: int) -> Mapping[str, Any]:
+        """Say what each parameter that may be `auto` comes to on this machine, shared by `workers` processes."""
+        del workers
+        return {}
+
+    @abstractmethod
+    def make(self, batches: Iterable[tuple[Request, ...]], batch_size: int) -> Iterator[Result]:
+        """Load, then turn batches into results, in any order; a failing request is a result, never an exception.
+
+        Every batch runs at the shape of `batch_size` requests, a short one padded, so that an image's bits do not
+        depend on how many came with it. Raises ModelError when nothing can go on.
+        """
+
+
+def find_model(name: str, parameters: Mapping[str, Any]) -> Model:
+    """Make the model that `--model` names.
+
+    A component (`shapes`), a component with its model (`diffusers:NAME`), or what diffusers loads: a folder or a hub
+    id. Raises UsageError for anything else.
+    """
+    component, colon, rest = name.partition(":")
+    if colon and component in component_names("models"):
+        parameters = {**parameters, "model": rest}
+    elif Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        component, parameters = "diffusers", {**parameters, "model": name}
+    else:
+        component = name
+    found = find_component("models", component)
+    if not issubclass(found, Model):
+        raise UsageError(f"`{name}` is not a model", "see `imagemill models`")
+    return found.parse(parameters, f"model {component}")

@@ -1,0 +1,79 @@
+"""A model without weights, for tests and dry runs of a pipeline: pixels are a function of the request."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from imagemill.models.base import Model, ModelInfo, Result
+from imagemill.records import Request, to_json
+
+if TYPE_CHECKING:
+    from imagemill.images import Pixels
+
+
+class Fake(Model):
+    """Draws a pattern from a hash of the request, and can be slow, greedy or failing on purpose."""
+
+    latency: float = Field(0.0, ge=0)
+    """Seconds a batch takes, asleep."""
+    memory: int = Field(0, ge=0)
+    """Megabytes held while it runs."""
+    fail_rate: float = Field(0.0, ge=0, le=1)
+    """Share of the requests that fail, chosen by their seed."""
+    fail_text: str = ""
+    """Requests whose prompt contains this text fail."""
+    fail_reason: str = "model_error"
+    """The reason they fail with."""
+    fail_attempts: int = Field(0, ge=0)
+    """How many attempts of such a request fail before one succeeds; 0 for all."""
+
+    def info(self) -> ModelInfo:
+        """Describe it."""
+        return ModelInfo(
+            name="fake",
+            revision="1",
+            width=64,
+            height=64,
+            num_inference_steps=1,
+            guidance_scale=1.0,
+            scheduler="none",
+            batch_size=8,
+            license="cc0-1.0",
+            note="draws colored squares that depend on the request and on nothing else",
+            seconds_per_image=0.001 + self.latency / 8,
+            bytes_per_image=2_000,
+            reproducibility="row_exact",
+        )
+
+    def make(self, batches: Iterable[tuple[Request, ...]], batch_size: int) -> Iterator[Result]:
+        """Draw each request of each batch."""
+        del batch_size
+        held = bytearray(self.memory * 2**20)
+        for batch in batches:
+            time.sleep(self.latency)
+            for request in batch:
+                if self._fails(request):
+                    yield Result(request, reason=self.fail_reason, message=f"asked to fail, attempt {request.attempt}")
+                else:
+                    yield Result(request, _pattern(request))
+        del held
+
+    def _fails(self, request: Request) -> bool:
+        chosen = (self.fail_text and self.fail_text in request.prompt) or request.seed < self.fail_rate * 2**32
+        return bool(chosen) and (self.fail_attempts == 0 or request.attempt <= self.fail_attempts)
+
+
+def _pattern(request: Request) -> Pixels:
+    """Eight by eight squares whose colors are the hash of the request."""
+    import numpy as np
+
+    digest = hashlib.shake_128(to_json(request.recipe).encode()).digest(192)
+    squares = np.frombuffer(digest, np.uint8).reshape(8, 8, 3)
+    rows = np.arange(request.height) * 8 // request.height
+    columns = np.arange(request.width) * 8 // request.width
+    return np.ascontiguousarray(squares[rows[:, None], columns[None, :]])

@@ -1,0 +1,1 @@
+"""The verbs over a dataset: one a file."""

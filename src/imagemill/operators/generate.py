@@ -1,0 +1,355 @@
+"""A prompt table becomes a dataset of images."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from imagemill.dataset.files import write_file
+from imagemill.dataset.folder import Counts, Dataset, failed_request
+from imagemill.environment import environment
+from imagemill.errors import SomeFailed, UsageError, did_you_mean
+from imagemill.executors.local import Local
+from imagemill.images import MAX_PIXELS, ImageFormat
+from imagemill.models.base import Model, ModelInfo, find_model
+from imagemill.plan import Plan
+from imagemill.produce import Output, Progress, Report, pending_requests, produce
+from imagemill.records import SEED_LIMIT, Maker, Sampling
+from imagemill.tables import PromptTable, Table, read_table
+
+DEFAULT_MODEL = "shapes"
+Talk = Callable[[str], None]
+
+
+class Generate(Sampling, PromptTable):
+    """Text to image: every prompt of a table, several images each."""
+
+    model: str = DEFAULT_MODEL
+    """What makes the images: `shapes` (built in), a folder, a hub id, or another name from `imagemill models`."""
+    batch_size: int | Literal["auto"] = Field("auto")
+    """Images that share a forward pass; decides the last bits, so it is kept for the whole dataset."""
+    image_format: ImageFormat = "png"
+    """File format; PNG and WebP are lossless, JPEG has quality 95."""
+    metadata: bool = True
+    """Write the recipe into every file, for imagemill and for tools that read A1111 `parameters`."""
+    mark: bool = True
+    """Say in every file that an AI made it (XMP `DigitalSourceType`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job that has been checked as a whole, before any model is loaded or folder made."""
+
+    options: Generate
+    table: Table
+    plan: Plan
+    model: Model
+    info: ModelInfo
+    output: Output
+    job: dict[str, Any]
+    """As `job.toml` says it."""
+    found: dict[str, Any]
+    """What `job.toml` said before; empty for a new dataset."""
+    counts: Counts | None
+    """Where the dataset stands, when there is one."""
+    workers: int
+
+    def estimate(self) -> tuple[float | None, int | None]:
+        """Guess the seconds that are left and the bytes of all images; None for what nobody knows of the model."""
+        pixels = steps = 0
+        for request in self.plan.requests():
+            pixels += request.width * request.height
+            steps += request.width * request.height * request.num_inference_steps
+        own = self.info.width * self.info.height
+        seconds = size = None
+        if self.info.seconds_per_image is not None:
+            share = self.pending / (len(self.plan) * self.workers)
+            seconds = self.info.seconds_per_image * steps / (own * self.info.num_inference_steps) * share
+        if self.info.bytes_per_image is not None:
+            size = round(self.info.bytes_per_image * pixels / own)
+        return seconds, size
+
+    @property
+    def pending(self) -> int:
+        """Images still to be made."""
+        ended = self.counts.done + sum(self.counts.failed.values()) if self.counts else 0
+        return len(self.plan) - ended
+
+
+def prepare(
+    table: str | Path | Iterable[Any],
+    output: str | Path,
+    parameters: Mapping[str, Any],
+    workers: int = 1,
+) -> Prepared:
+    """Check a whole job: parameters, model, table; nothing is loaded and nothing written.
+
+    Raises UsageError, also when the folder was made by another job.
+    """
+    options, model_parameters = split_parameters(parameters)
+    folder = Path(output)
+    found = Dataset(folder).job if (folder / "job.toml").is_file() else {}
+    step: Mapping[str, Any] = found["steps"][0] if found else {}
+    model = find_model(options.model, model_parameters)
+    known = step.get("model_parameters", {}) if step.get("model") == options.model else {}
+    model = model.resolve(known, workers)
+    info = model.info()
+    sampling = _complete(options, info, step)
+    if isinstance(table, Iterable) and not isinstance(table, str | Path):
+        table = list(table)
+    read = read_table(table, options)
+    plan = Plan(read.rows, options, sampling)
+    _check_requests(plan, info)
+    batch_size = options.batch_size
+    if batch_size == "auto":
+        batch_size = step.get("batch_size", min(info.batch_size, len(plan)))
+    if batch_size < 1:
+        raise UsageError(f"`batch_size` must be at least 1, got: `{batch_size}`", "leave it out for `auto`")
+    maker = Maker(info.name, info.revision, model.to_table(), batch_size)
+    job = _job(table if isinstance(table, str | Path) else "python", read, options, sampling, plan, maker, info)
+    if found:
+        _check_same(folder, found, job)
+    return Prepared(
+        options=options,
+        table=read,
+        plan=plan,
+        model=model,
+        info=info,
+        output=Output(folder, maker, options.image_format, options.metadata, options.mark),
+        job=job,
+        found=found,
+        counts=Dataset(folder).counts() if found else None,
+        workers=workers,
+    )
+
+
+def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
+    """Make what is still to be made; the same call after any interruption continues.
+
+    Raises LockedError, OutOfSpace and ModelError.
+    """
+    folder = prepared.output.folder
+    with Dataset.create(folder):
+        path = folder / "job.toml"
+        if path.is_file():
+            # Another process may have made or changed the dataset since the job was prepared.
+            _check_same(folder, Dataset(folder).job, prepared.job)
+        _write_if_changed(folder / ".imagemill" / "environment.json", _environments(folder))
+        Dataset.write_job(folder, prepared.job)
+        dataset = Dataset(folder)
+        dataset.recover()
+        dataset.write_rejects(prepared.table.rejects)
+        return produce(
+            dataset,
+            pending_requests(dataset, prepared.plan.requests()),
+            prepared.model,
+            prepared.output,
+            Local(workers=prepared.workers),
+            progress,
+        )
+
+
+def generate(
+    table: str | Path | Iterable[Any],
+    output: str | Path,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    **parameters: Any,
+) -> Dataset:
+    """Make an image dataset from a prompt table and return it; the same call again continues.
+
+    `table` is what `imagemill generate` takes, or an iterable of prompts or mappings; `parameters` are those of
+    `Generate` and of the model, as on the command line. Raises UsageError for anything that cannot be right, and
+    SomeFailed when every request of the dataset failed; single failures stand in `Dataset.failures()`.
+    """
+    prepared = prepare(table, output, parameters, workers)
+    execute(prepared, progress)
+    dataset = Dataset(output)
+    raise_if_all_failed(dataset)
+    return dataset
+
+
+def retry(dataset: Dataset, reasons: Iterable[str] = (), workers: int = 1, progress: Progress | None = None) -> Report:
+    """Make the failed requests of a dataset again, all or those with the given reasons.
+
+    Needs nothing but the dataset. Raises UsageError for a reason that no failure has.
+    """
+    with dataset.lock():
+        dataset.recover()
+        failures = dataset.failures()
+        reasons = set(reasons)
+        known = {failure["reason"] for failure in failures.values()}
+        for reason in sorted(reasons - known):
+            hint = did_you_mean(reason, known) or f"reasons: {', '.join(sorted(known)) or 'none, nothing has failed'}"
+            raise UsageError(f"no request failed with `{reason}`", hint)
+        requests = [
+            failed_request(failure) for failure in failures.values() if not reasons or failure["reason"] in reasons
+        ]
+        model, output = restore(dataset)
+        for number in sorted({request.part for request in requests}):
+            dataset.part(number).unseal()
+        return produce(dataset, requests, model, output, Local(workers=workers), progress)
+
+
+def restore(dataset: Dataset) -> tuple[Model, Output]:
+    """The model and the output of a dataset, from its job; raises UsageError when the model is another one now."""
+    step = dataset.job["steps"][0]
+    model = find_model(step["model"], step["model_parameters"])
+    info = model.info()
+    if info.revision != step["model_revision"]:
+        raise UsageError(
+            f"the model `{step['model']}` is now `{info.revision}`; the dataset was made with "
+            f"`{step['model_revision']}`",
+            "install the version that made it",
+        )
+    maker = Maker(step["model"], step["model_revision"], step["model_parameters"], step["batch_size"])
+    return model, Output(dataset.folder, maker, step["image_format"], step["metadata"], step["mark"])
+
+
+def raise_if_all_failed(dataset: Dataset) -> None:
+    """Raise SomeFailed when a finished dataset has no image at all."""
+    counts = dataset.counts()
+    if counts.failed and not counts.done and not counts.pending:
+        first = next(iter(dataset.failures().values()))
+        raise SomeFailed(
+            f"all {counts.requests:,} requests failed, the first with {first['reason']}: {first['message']}",
+            f"the reasons stand in `{dataset.failures_file}`",
+        )
+
+
+def split_parameters(parameters: Mapping[str, Any]) -> tuple[Generate, dict[str, Any]]:
+    """Tell the operator's parameters from the model's."""
+    own = {name: value for name, value in parameters.items() if name in Generate.model_fields}
+    options = Generate.parse(own, "generate")
+    rest = {name: value for name, value in parameters.items() if name not in own}
+    known = [*Generate.model_fields, *type(find_model(options.model, {})).model_fields] if rest else []
+    for name, value in rest.items():
+        if name not in known:
+            raise UsageError(
+                f"generate: `{name}`: neither `generate` nor the model `{options.model}` has such a parameter, "
+                f"got: `{value!s:.80}`",
+                did_you_mean(name, known) or f"known: {', '.join(known)}",
+            )
+    return options, rest
+
+
+def _complete(options: Generate, info: ModelInfo, step: Mapping[str, Any]) -> Sampling:
+    """Fill in what the user left to the model, and the seed: the one written down before, or a new one."""
+    given = {name: getattr(options, name) for name in Sampling.model_fields}
+    for name, value in given.items():
+        if value is None:
+            given[name] = getattr(info, name)
+    if given["seed"] < 0:
+        given["seed"] = step.get("seed", secrets.randbelow(SEED_LIMIT))
+    return Sampling.parse(given, "generate")
+
+
+def _check_requests(plan: Plan, info: ModelInfo) -> None:
+    """Raise UsageError for a size or a scheduler the model does not have, before anything is loaded."""
+    kinds = {(request.width, request.height, request.scheduler): request for request in plan.requests()}
+    for (width, height, scheduler), request in kinds.items():
+        where = f"generate: row `{request.id}`:"
+        if info.schedulers and scheduler not in info.schedulers:
+            raise UsageError(
+                f"{where} `scheduler`: `{info.name}` has no `{scheduler}`",
+                did_you_mean(scheduler, info.schedulers) or f"known: {', '.join(info.schedulers)}",
+            )
+        for name, value in (("width", width), ("height", height)):
+            over = value % info.size_multiple
+            if over:
+                raise UsageError(
+                    f"{where} `{name}`: {value} is not a multiple of {info.size_multiple}, as `{info.name}` needs",
+                    f"the nearest are {value - over or info.size_multiple} and {value - over + info.size_multiple}",
+                )
+        if width * height > MAX_PIXELS:
+            raise UsageError(f"{where} {width}×{height} are more than {MAX_PIXELS:,} pixels", "ask for a smaller size")
+
+
+def _job(
+    source: str | Path, table: Table, options: Generate, sampling: Sampling, plan: Plan, maker: Maker, info: ModelInfo
+) -> dict[str, Any]:
+    chosen = options.to_table()
+    return {
+        "format": 1,
+        "input": {
+            "table": str(source),
+            "sha256": table.sha256,
+            **{name: chosen[name] for name in PromptTable.model_fields if name in chosen},
+        },
+        "steps": [
+            {
+                "operator": "generate",
+                "model": options.model,
+                "model_revision": maker.model_revision,
+                "license": info.license,
+                **sampling.to_table(),
+                "batch_size": maker.batch_size,
+                "image_format": options.image_format,
+                "metadata": options.metadata,
+                "mark": options.mark,
+                "model_parameters": dict(maker.model_parameters),
+            }
+        ],
+        "plan": {"rows_read": table.rows_read, "rows_accepted": len(table.rows), "requests": len(plan)},
+    }
+
+
+def _check_same(folder: Path, found: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    """Raise UsageError that names the differences when a folder was made by another job.
+
+    The table may have moved, and `limit` may have grown: the rest is made then.
+    """
+    old, new = _flat(found), _flat(job)
+    limits = old.get("input.limit"), new.get("input.limit")
+    if limits[0] and not old.get("input.sample") and (limits[1] is None or limits[1] >= limits[0]):
+        old.pop("input.limit")
+        new.pop("input.limit", None)
+        old["plan.requests"] = new["plan.requests"]
+    for values in (old, new):
+        values.pop("input.table")
+    differences = [
+        f"`{key.rpartition('.')[2]}` was `{_shown(old.get(key))}`, now `{_shown(new.get(key))}`"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+    if "input.sha256" in old and old["input.sha256"] != new["input.sha256"]:
+        differences = [line for line in differences if not line.startswith(("`rows_", "`requests`", "`sha256`"))]
+        differences.insert(0, f"the prompt table `{job['input']['table']}` has other rows")
+    if differences:
+        raise UsageError(
+            f"`{folder}` was made by another job: {'; '.join(differences)}",
+            "choose another output folder, or give the same command to continue",
+        )
+
+
+def _flat(job: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {f"{section}.{key}": value for section in ("input", "plan") for key, value in job[section].items()}
+    step = job["steps"][0]
+    flat |= {f"step.{key}": value for key, value in step.items() if key != "model_parameters"}
+    return flat | {f"model.{key}": value for key, value in step["model_parameters"].items()}
+
+
+def _shown(value: object) -> str:
+    return "not given" if value is None else str(value)
+
+
+def _environments(folder: Path) -> bytes:
+    """Every environment that worked on the dataset, in order; more than one means that bits may differ."""
+    path = folder / ".imagemill" / "environment.json"
+    known = json.loads(path.read_text())["environments"] if path.is_file() else []
+    here = environment()
+    if not known or known[-1] != here:
+        known.append(here)
+    return (json.dumps({"environments": known}, indent=1) + "\n").encode()
+
+
+def _write_if_changed(path: Path, content: bytes) -> None:
+    if not path.is_file() or path.read_bytes() != content:
+        write_file(path, content)

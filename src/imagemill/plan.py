@@ -1,0 +1,171 @@
+"""Rows × parameters → requests with seeds → parts → batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from imagemill.errors import UsageError
+from imagemill.records import SEED_LIMIT, Request, Row, Sampling, safe_column
+from imagemill.tables import PromptTable, parse_template
+
+PART_SIZE = 1_000
+"""Images in a part, as in DiffusionDB."""
+
+Batch = tuple[Request, ...]
+"""Requests that share a forward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """One point of the product of `vary`."""
+
+    overrides: Mapping[str, Any]
+    fields: Mapping[str, str]
+
+
+class Plan:
+    """All requests of a job, in order, a function of the table and the parameters alone."""
+
+    def __init__(self, rows: Sequence[Row], options: PromptTable, sampling: Sampling) -> None:
+        """Plan for all `rows` of a table; `sampling` is complete: no seed of -1, nothing left to the model."""
+        self.options = options
+        self.sampling = sampling
+        self.variants = _variants(options)
+        self._template = parse_template(options.template) if options.template else None
+        # Over the whole table, so that --limit and --sample change no seed.
+        self._seeds = _seeds(rows, sampling)
+        self.rows = _selected(rows, options, sampling.seed)
+
+    def __len__(self) -> int:
+        return sum(self._images(row) for row in self.rows) * len(self.variants)
+
+    def requests(self) -> Iterator[Request]:
+        """Yield the requests, part by part, in the order of the table."""
+        position = 0
+        for row in self.rows:
+            count = self._images(row)
+            for number, variant in enumerate(self.variants):
+                values = {**self.sampling.model_dump(), **row.overrides, **variant.overrides}
+                told = variant.overrides.get("seed", row.overrides.get("seed"))
+                for image in range(count):
+                    yield Request(
+                        row=row.index,
+                        image=number * count + image,
+                        part=position // PART_SIZE + 1,
+                        id=row.id,
+                        prompt=self._prompt(row, variant),
+                        negative_prompt=variant.overrides.get("negative_prompt")
+                        or row.negative_prompt
+                        or self.sampling.negative_prompt,
+                        seed=self._seeds[row.id, image] if told is None else (told + image) % SEED_LIMIT,
+                        width=values["width"],
+                        height=values["height"],
+                        num_inference_steps=values["num_inference_steps"],
+                        guidance_scale=float(values["guidance_scale"]),
+                        scheduler=values["scheduler"],
+                        columns={**row.columns, **{safe_column(name): text for name, text in variant.fields.items()}},
+                    )
+                    position += 1
+
+    def _images(self, row: Row) -> int:
+        return int(row.overrides.get("images_per_prompt", self.sampling.images_per_prompt))
+
+    def _prompt(self, row: Row, variant: _Variant) -> str:
+        prompt = row.prompt
+        if self._template:
+            fields = {**row.fields, **variant.fields}
+            prompt = "".join(literal + (fields[name] if name else "") for literal, name in self._template)
+        return " ".join(text for text in (self.options.prompt_prefix, prompt, self.options.prompt_postfix) if text)
+
+
+def batches(requests: Iterable[Request], batch_size: int) -> Iterator[Batch]:
+    """Put requests that can share a forward pass together, in the order in which groups fill.
+
+    A shuffled table is so cut like a sorted one: only the last batch of each kind is short.
+    """
+    groups: defaultdict[tuple[Any, ...], list[Request]] = defaultdict(list)
+    for request in requests:
+        group = groups[_kind(request)]
+        group.append(request)
+        if len(group) == batch_size:
+            yield tuple(group)
+            group.clear()
+    for group in groups.values():
+        if group:
+            yield tuple(group)
+
+
+def _kind(request: Request) -> tuple[Any, ...]:
+    return (
+        request.width,
+        request.height,
+        request.num_inference_steps,
+        request.guidance_scale,
+        request.scheduler,
+    )
+
+
+def derive_seed(job_seed: int, row_id: str, image: int, attempt: int = 0) -> int:
+    """Hash a seed of 64 bits from the job's seed and an image's identity; its upper 32 bits are the seed used."""
+    text = f"{job_seed}\0{row_id}\0{image}\0{attempt}"
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+
+
+def _seeds(rows: Sequence[Row], sampling: Sampling) -> dict[tuple[str, int], int]:
+    """Give every (row, image) a seed of its own.
+
+    Where two hashes meet in 32 bits the larger one is drawn again, which depends on what is in the table and not on
+    its order.
+    """
+    taken: set[int] = set()
+    drawn: list[tuple[int, str, int]] = []
+    for row in rows:
+        count = int(row.overrides.get("images_per_prompt", sampling.images_per_prompt))
+        told = row.overrides.get("seed")
+        if told is not None:
+            taken.update((told + image) % SEED_LIMIT for image in range(count))
+        else:
+            drawn += [(derive_seed(sampling.seed, row.id, image), row.id, image) for image in range(count)]
+    seeds: dict[tuple[str, int], int] = {}
+    for digest, row_id, image in sorted(drawn):
+        seed = digest >> 32
+        attempt = 0
+        while seed in taken:
+            attempt += 1
+            seed = derive_seed(sampling.seed, row_id, image, attempt) >> 32
+        taken.add(seed)
+        seeds[row_id, image] = seed
+    return seeds
+
+
+def _selected(rows: Sequence[Row], options: PromptTable, seed: int) -> Sequence[Row]:
+    if options.sample and options.sample < len(rows):
+        # The smallest hashes are a sample that does not depend on the order of the table.
+        chosen = sorted(rows, key=lambda row: derive_seed(seed, row.id, -1))[: options.sample]
+        ids = {row.id for row in chosen}
+        rows = [row for row in rows if row.id in ids]
+    return rows[: options.limit] if options.limit else rows
+
+
+def _variants(options: PromptTable) -> list[_Variant]:
+    axes: list[list[tuple[str, Any]]] = []
+    for item in options.vary:
+        name, _, text = item.partition("=")
+        if name == "images_per_prompt":
+            raise UsageError("`vary`: `images_per_prompt` is not something to vary", "use `--images-per-prompt`")
+        values: list[Any] = [value.strip() for value in text.split(",")]
+        if name in Sampling.model_fields:
+            values = [getattr(Sampling.parse({name: value}, "vary"), name) for value in values]
+            if name == "seed" and -1 in values:
+                raise UsageError("`vary`: a seed of -1 means none", "leave it out, or give seeds from 0")
+        axes.append([(name, value) for value in values])
+    variants = []
+    for point in itertools.product(*axes):
+        overrides = {name: value for name, value in point if name in Sampling.model_fields}
+        variants.append(_Variant(overrides, {name: value for name, value in point if name not in overrides}))
+    return variants

@@ -1,0 +1,226 @@
+"""The engine of operators that make images: requests → executor → dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from imagemill.dataset.card import write_card
+from imagemill.dataset.files import make_folder, sync_folder, write_file
+from imagemill.dataset.folder import Dataset, failure_line
+from imagemill.executors.base import Executor, Sink
+from imagemill.images import EXTENSIONS, ImageFormat, encode
+from imagemill.models.base import Model, Result
+from imagemill.plan import Batch, batches
+from imagemill.records import Maker, Record, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How images are written; everything a worker needs beside its model."""
+
+    folder: Path
+    maker: Maker
+    image_format: ImageFormat
+    metadata: bool
+    mark: bool
+
+    def encode(self, request: Request, pixels: Any) -> bytes:
+        """The bytes of the file for one image."""
+        recipe = {**request.recipe, **self.maker.recipe} if self.metadata else None
+        return encode(pixels, self.image_format, recipe, self.mark)
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run did."""
+
+    total: int
+    """Requests it had to make."""
+    done: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """By reason."""
+    seconds: float = 0.0
+    """Since the first batch was handed out."""
+
+
+Progress = Callable[[Report], None]
+"""Called after every commit, from a thread of the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What comes back from a worker: small rows, never pixels."""
+
+    part: int
+    record: Record | None = None
+    failure: Mapping[str, Any] | None = None
+
+
+def pending_requests(dataset: Dataset, requests: Iterable[Request]) -> list[Request]:
+    """Return the requests that have not ended; opens or seals parts as that demands."""
+    failures = dataset.failures()
+    failed = Counter(failure["part"] for failure in failures.values())
+    pending: list[Request] = []
+    for number, group in groupby(requests, key=lambda request: request.part):
+        part, planned = dataset.part(number), list(group)
+        if part.sealed and dataset.seals[part.name]["records"] + failed[number] == len(planned):
+            continue
+        ended = dataset.ended(part, failures)
+        left = [request for request in planned if request.name not in ended]
+        if left:
+            part.unseal()
+        else:
+            part.seal()
+        pending += left
+    return pending
+
+
+def produce(
+    dataset: Dataset,
+    requests: list[Request],
+    model: Model,
+    output: Output,
+    executor: Executor,
+    progress: Progress | None = None,
+) -> Report:
+    """Make the images of `requests` and commit them to the dataset, whose lock the caller holds.
+
+    Raises OutOfSpace, ModelError and KeyboardInterrupt; whatever was finished until then is committed.
+    """
+    write_card(dataset)
+    report = Report(len(requests))
+    with _Committer(dataset, requests, report, progress) as committer:
+        work = committer.until_failure(batches(requests, output.maker.batch_size))
+        if requests:
+            executor.run(partial(_make_images, model, output), work, committer.put)
+    write_card(dataset)
+    return report
+
+
+def _make_images(model: Model, output: Output, work: Iterable[Batch], sink: Sink) -> None:
+    """Run the model over batches; encode and write its images on other threads. This is what a worker does."""
+    threads = min(8, os.cpu_count() or 1)
+    # Images wait here when the disk is slower than the model: enough to level out, bounded in memory.
+    slots = threading.Semaphore(4 * threads)
+    errors: list[BaseException] = []
+
+    def stored(future: Future[_Outcome]) -> None:
+        slots.release()
+        error = future.exception()
+        if error:
+            errors.append(error)
+        else:
+            sink(future.result())
+
+    with ThreadPoolExecutor(threads, "imagemill-encode") as pool:
+        for result in model.make(work, output.maker.batch_size):
+            if errors:
+                break
+            slots.acquire()
+            pool.submit(_store, output, result).add_done_callback(stored)
+    if errors:
+        raise errors[0]
+
+
+def _store(output: Output, result: Result) -> _Outcome:
+    request = result.request
+    if result.pixels is None:
+        return _Outcome(request.part, failure=failure_line(request, result.reason, result.message))
+    data = output.encode(request, result.pixels)
+    name = f"{request.name}.{EXTENSIONS[output.image_format]}"
+    folder = output.folder / "images" / f"part-{request.part:06d}"
+    make_folder(folder)
+    write_file(folder / name, data, durable_name=False)
+    record = {
+        "file_name": name,
+        **request.recipe,
+        **output.maker.recipe,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        **request.columns,
+    }
+    return _Outcome(request.part, record=record)
+
+
+class _Committer:
+    """A thread that appends what workers finish, as soon as it is finished, and seals parts."""
+
+    def __init__(self, dataset: Dataset, requests: list[Request], report: Report, progress: Progress | None) -> None:
+        self._dataset = dataset
+        self._left = Counter(request.part for request in requests)
+        self._report = report
+        self._progress = progress
+        self._queue: queue.SimpleQueue[_Outcome | None] = queue.SimpleQueue()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="imagemill-commit", daemon=True)
+        self._start = time.perf_counter()
+
+    def __enter__(self) -> _Committer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self._error and kind is None:
+            raise self._error
+
+    def put(self, outcome: _Outcome) -> None:
+        self._queue.put(outcome)
+
+    def until_failure(self, work: Iterable[Batch]) -> Iterator[Batch]:
+        """Hand out work until something cannot be committed."""
+        for batch in work:
+            if self._error:
+                return
+            yield batch
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            outcomes = [self._queue.get()]
+            # One write and one fsync for all that has come meanwhile.
+            with suppress(queue.Empty):
+                while True:
+                    outcomes.append(self._queue.get_nowait())
+            ended = None in outcomes
+            if self._error is None:
+                try:
+                    self._commit([outcome for outcome in outcomes if outcome is not None])
+                except BaseException as error:  # noqa: BLE001 - raised again where the engine is waited for
+                    self._error = error
+
+    def _commit(self, outcomes: list[_Outcome]) -> None:
+        failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
+        if failures:
+            self._dataset.append_failures(failures)
+            self._report.failed.update(failure["reason"] for failure in failures)
+        for number in dict.fromkeys(outcome.part for outcome in outcomes):
+            part = self._dataset.part(number)
+            records = [o.record for o in outcomes if o.part == number and o.record is not None]
+            if records:
+                if not part.metadata.exists():
+                    sync_folder(part.folder.parent)
+                    sync_folder(self._dataset.folder)
+                sync_folder(part.folder)
+                part.append(records)
+                self._report.done += len(records)
+            self._left[number] -= sum(outcome.part == number for outcome in outcomes)
+            if self._left[number] == 0:
+                part.seal()
+                write_card(self._dataset)
+        self._report.seconds = time.perf_counter() - self._start
+        if self._progress and outcomes:
+            self._progress(self._report)

@@ -1,0 +1,212 @@
+"""The words everything else is written in: sampling parameters, row, request, record."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field
+
+from imagemill.component import Component
+
+SEED_LIMIT = 2**32
+"""Seeds stay below this, so that every reader keeps them as integers."""
+
+Record = dict[str, Any]
+"""One line of `metadata.jsonl`: one image and all that is known of it."""
+
+RECORD_KEYS = (
+    "file_name",
+    "prompt",
+    "negative_prompt",
+    "id",
+    "seed",
+    "width",
+    "height",
+    "num_inference_steps",
+    "guidance_scale",
+    "scheduler",
+    "model",
+    "model_revision",
+    "model_parameters",
+    "batch_size",
+    "sha256",
+)
+"""The keys every record begins with; `sha256` is that of the file's bytes."""
+
+FAILURE_REASONS = (
+    "bad_request",
+    "black_image",
+    "blocked",
+    "model_error",
+    "nan_image",
+    "oom",
+    "timeout",
+)
+"""Why a request can end without an image."""
+
+_READER_TRAPS = {"image", "images", "label"}
+"""Column names that make `load_dataset` replace or hide the picture."""
+
+
+class Sampling(Component):
+    """The parameters that decide an image, with diffusers' names; a table may override them by row."""
+
+    negative_prompt: str = ""
+    """What the picture should not show, for rows that do not say it themselves."""
+    images_per_prompt: int = Field(1, ge=1, le=10_000)
+    """Images made for each prompt, each with a seed of its own."""
+    seed: int = Field(-1, ge=-1, lt=SEED_LIMIT)
+    """The job's seed, from which every image's seed is derived; -1 draws one and writes it down."""
+    width: int | None = Field(None, ge=8, le=16_384)
+    """Width in pixels; the model's own when not given."""
+    height: int | None = Field(None, ge=8, le=16_384)
+    """Height in pixels; the model's own when not given."""
+    num_inference_steps: int | None = Field(None, ge=1, le=1_000)
+    """Denoising steps; the model's own when not given."""
+    guidance_scale: float | None = Field(None, ge=0, le=100)
+    """How strongly the prompt is followed; the model's own when not given."""
+    scheduler: str | None = None
+    """Sampler by its k-diffusion name, such as `euler` or `dpmpp_2m`; the model's own when not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One accepted line of a prompt table."""
+
+    index: int
+    """Position in the table, rejected rows counted."""
+    line: int
+    id: str
+    prompt: str
+    negative_prompt: str
+    overrides: Mapping[str, Any]
+    """Sampling parameters this row sets for itself."""
+    fields: Mapping[str, str]
+    """Values for the names of a prompt template."""
+    columns: Mapping[str, Any]
+    """The table's other columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One line of a prompt table that could not be used."""
+
+    line: int
+    reason: str
+    raw: str
+    """How the line begins, at most 1,000 characters."""
+
+    def to_table(self) -> dict[str, Any]:
+        """As a line of `rejects.jsonl`."""
+        return {"line": self.line, "reason": self.reason, "raw": self.raw}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything that decides one image, and where it will be kept."""
+
+    row: int
+    image: int
+    part: int
+    """The number of its part, from 1."""
+    id: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    scheduler: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    attempt: int = 1
+
+    @property
+    def name(self) -> str:
+        """The file name without its extension."""
+        return f"prompt_{self.row}_image_{self.image}"
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The part of the record that decides the pixels; no position, no pass-through column."""
+        return {
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "id": self.id,
+            "seed": self.seed,
+            "width": self.width,
+            "height": self.height,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": float(self.guidance_scale),
+            "scheduler": self.scheduler,
+        }
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any], part: int, attempt: int = 1) -> Request:
+        """Read back what made an image."""
+        row, image = order_of(record["file_name"])
+        return Request(
+            row=row,
+            image=image,
+            part=part,
+            id=record["id"],
+            prompt=record["prompt"],
+            negative_prompt=record["negative_prompt"],
+            seed=record["seed"],
+            width=record["width"],
+            height=record["height"],
+            num_inference_steps=record["num_inference_steps"],
+            guidance_scale=record["guidance_scale"],
+            scheduler=record["scheduler"],
+            columns={key: value for key, value in record.items() if key not in RECORD_KEYS},
+            attempt=attempt,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Who made an image: the model with everything that decides its pixels beside the request."""
+
+    model: str
+    model_revision: str
+    model_parameters: Mapping[str, Any]
+    batch_size: int
+    """How many requests share a forward pass; short batches are padded to it."""
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """As keys of the record; the parameters as one JSON text, since readers drop free-form objects."""
+        return {
+            "model": self.model,
+            "model_revision": self.model_revision,
+            "model_parameters": json.dumps(self.model_parameters, sort_keys=True),
+            "batch_size": self.batch_size,
+        }
+
+
+def order_of(file_name: str) -> tuple[int, int]:
+    """Return (row, image) of `prompt_ROW_image_IMAGE.ext`; raises ValueError for another name."""
+    found = re.match(r"prompt_(\d+)_image_(\d+)(\.|$)", file_name)
+    if not found:
+        raise ValueError(f"not an image of a dataset: {file_name}")
+    return int(found[1]), int(found[2])
+
+
+def to_json(value: Any) -> str:
+    """One compact line of JSON text; floats keep their point, NaN is refused."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def safe_column(name: str) -> str:
+    """Give a table's column a name that no reader of the dataset takes for something else.
+
+    `load_dataset` turns every column ending in `file_name` into an image, and lets `image` and `label`
+    replace the picture; the record's own keys are taken.
+    """
+    if name in RECORD_KEYS or name in _READER_TRAPS:
+        name = f"table_{name}"
+    return re.sub(r"file_name(s?)$", r"filename\1", name)
