@@ -247,9 +247,11 @@ def _verify(arguments: Sequence[str]) -> int:
     from imagemill.dataset import Dataset
     from imagemill.dataset.verify import verify
 
-    parsed = _parse(_dataset_parser("verify"), arguments)
+    parser = _dataset_parser("verify")
+    parser.add_argument("--no-reader", action="store_true", help="do not also load it with `datasets.load_dataset`")
+    parsed = _parse(parser, arguments)
     dataset = Dataset(parsed.dataset)
-    problems = verify(dataset)
+    problems = verify(dataset, reader=not parsed.no_reader)
     count = number(len(dataset), "image")
     text = "\n".join(problems) if problems else f"{count}: every file, record, count and seal is right"
     Terminal(as_json=parsed.json).data({"images": len(dataset), "problems": problems}, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from imagemill.dataset.files import write_file
@@ -45,7 +46,8 @@ def render_card(dataset: Dataset) -> str:
     step: dict[str, Any] = job["steps"][0]
     counts = dataset.counts()
     first = next(iter(dataset), None)
-    name = dataset.folder.resolve().name
+    # Not the folder's name: a dataset that is moved stays as it is, byte by byte.
+    name = f"{Path(job['input']['table']).stem} by {Path(step['model']).name}"
     extension = EXTENSIONS[step["image_format"]]
     return f"""---
 pretty_name: {json.dumps(name)}
@@ -77,7 +79,7 @@ configs:
 ```python
 from datasets import load_dataset
 
-dataset = load_dataset("{name}", split="train")
+dataset = load_dataset("path/to/this/folder", split="train")
 ```
 
 ## How it was made

@@ -112,9 +112,10 @@ def prepare(
     if batch_size < 1:
         raise UsageError(f"`batch_size` must be at least 1, got: `{batch_size}`", "leave it out for `auto`")
     maker = Maker(info.name, info.revision, model.to_table(), batch_size)
-    job = _job(table if isinstance(table, str | Path) else "python", read, options, sampling, plan, maker, info)
+    job = _job(_table_name(table), read, options, sampling, plan, maker, info)
     if found:
         _check_same(folder, found, job)
+        job["input"]["table"] = found["input"]["table"]
     return Prepared(
         options=options,
         table=read,
@@ -272,14 +273,23 @@ def _check_requests(plan: Plan, info: ModelInfo) -> None:
             raise UsageError(f"{where} {width}×{height} are more than {MAX_PIXELS:,} pixels", "ask for a smaller size")
 
 
+def _table_name(source: str | Path | Iterable[Any]) -> str:
+    """What to call a table in the dataset, which may be published: never where it lies on this machine."""
+    if not isinstance(source, str | Path):
+        return "python"
+    if str(source) == "-":
+        return "stdin"
+    return Path(source).name if Path(source).exists() else str(source)
+
+
 def _job(
-    source: str | Path, table: Table, options: Generate, sampling: Sampling, plan: Plan, maker: Maker, info: ModelInfo
+    source: str, table: Table, options: Generate, sampling: Sampling, plan: Plan, maker: Maker, info: ModelInfo
 ) -> dict[str, Any]:
     chosen = options.to_table()
     return {
         "format": 1,
         "input": {
-            "table": str(source),
+            "table": source,
             "sha256": table.sha256,
             **{name: chosen[name] for name in PromptTable.model_fields if name in chosen},
         },

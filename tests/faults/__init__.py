@@ -1,0 +1,1 @@
+"""Killers and full disks."""

@@ -1,0 +1,170 @@
+"""Nothing is lost: kill -9 at random and at every call, a full disk, a failing disk, two starts at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from imagemill.dataset import Dataset
+from imagemill.dataset.verify import verify
+
+from .conftest import Command, contents
+
+ROOT = Path(__file__).parents[1]
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "imagemill", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(*arguments: object) -> int:
+    """Run to the end and return the exit code."""
+    process = start(*arguments)
+    process.communicate()
+    return process.returncode
+
+
+@pytest.mark.parametrize(("fault", "least"), [("kill", 40), ("ENOSPC", 15), ("EIO", 15)])
+def test_a_run_stopped_at_any_call_continues_to_the_same_bytes(tmp_path: Path, fault: str, least: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.sweep", fault, tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= least
+
+
+def kill_at_random(tmp_path: Path, kills: int) -> None:
+    rng = random.Random(kills)
+    table = tmp_path / "prompts.txt"
+    table.write_text("".join(f"picture {number}\n" for number in range(1100)))
+    common = ["generate", table, "--model", "fake", "--seed", 3, "--batch-size", 4, "--quiet"]
+    assert finish(*common, "-o", tmp_path / "reference", "--latency", 0.012) == 0
+    seen: set[str] = set()
+    done = 0
+    folder = tmp_path / "killed-0"
+    for number in range(kills):
+        process = start(*common, "-o", folder, "--latency", 0.012, "--workers", 1 + number % 2)
+        time.sleep(rng.uniform(0.35, 0.9))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if (folder / "job.toml").exists():
+            records = {record["file_name"] for record in Dataset(folder)}
+            assert seen <= records, "a committed image was lost"
+            seen = records
+        if process.returncode == 0 or len(seen) == 1100:
+            # It had finished before the kill: compare, and begin another.
+            done += 1
+            assert contents(folder) == contents(tmp_path / "reference")
+            shutil.rmtree(folder)
+            folder, seen = tmp_path / f"killed-{done}", set()
+    assert finish(*common, "-o", folder, "--latency", 0.012) == 0
+    assert contents(folder) == contents(tmp_path / "reference")
+    assert verify(Dataset(folder), reader=False) == []
+
+
+def test_a_run_killed_20_times_at_random_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    kill_at_random(tmp_path, 20)
+
+
+@pytest.mark.slow
+def test_a_run_killed_200_times_at_random_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    kill_at_random(tmp_path, 200)
+
+
+def test_of_two_starts_at_once_one_wins_and_the_other_exits_with_5(tmp_path: Path, prompts: Path) -> None:
+    for attempt in range(2):
+        folder = tmp_path / f"out-{attempt}"
+        processes = [
+            start("generate", prompts, "-o", folder, "--model", "fake", "--seed", 1, "--latency", 2) for _ in range(4)
+        ]
+        errors = [process.communicate()[1] for process in processes]
+        assert sorted(process.returncode for process in processes) == [0, 5, 5, 5], errors
+        losing = next(error for process, error in zip(processes, errors, strict=True) if process.returncode == 5)
+        assert "is being written by process" in losing
+        assert verify(Dataset(folder), reader=False) == []
+
+
+def test_a_full_disk_exits_with_6_and_goes_on_when_there_is_space(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True, check=False)
+    if mount.returncode != 0:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        table = tmp_path / "prompts.txt"
+        table.write_text("".join(f"picture {number}\n" for number in range(200)))
+        common = ["generate", table, "-o", disk / "out", "--model", "fake", "--seed", 3, "--quiet"]
+        process = start(*common)
+        error = process.communicate()[1]
+        assert process.returncode == 6
+        assert "no space left" in error
+        assert "hint: free some space" in error
+        assert "Traceback" not in error
+        before = len(Dataset(disk / "out"))
+        assert 0 < before < 200
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        assert finish(*common) == 0
+        assert verify(Dataset(disk / "out"), reader=False) == []
+        assert len(Dataset(disk / "out")) == 200
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_says_how_to_continue_and_exits_with_130(
+    tmp_path: Path, imagemill: Command, signum: signal.Signals
+) -> None:
+    table = tmp_path / "prompts.txt"
+    table.write_text("".join(f"picture {number}\n" for number in range(400)))
+    arguments = ["generate", table, "-o", tmp_path / "out", "--model", "fake", "--latency", "0.05", "--seed", "1"]
+    process = start(*arguments)
+    while not (tmp_path / "out" / "images" / "part-000001" / "metadata.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signum)
+    began = time.monotonic()
+    error = process.communicate(timeout=10)[1]
+    assert time.monotonic() - began < 5
+    assert process.returncode == 130
+    assert "Continue: imagemill generate" in error
+    assert "Traceback" not in error
+    assert imagemill("verify", tmp_path / "out", "--no-reader").code == 0
+    again = imagemill(*arguments, "--json")
+    assert again.code == 0
+    assert again.json["done"] == 400
+
+
+def test_workers_stop_when_their_parent_is_killed(tmp_path: Path) -> None:
+    table = tmp_path / "prompts.txt"
+    table.write_text("".join(f"picture {number}\n" for number in range(4000)))
+    process = start(
+        "generate", table, "-o", tmp_path / "out", "--model", "fake", "--latency", 0.05, "--workers", 2, "--seed", 1
+    )
+    while not list((tmp_path / "out").glob("images/*/*.png")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    lock = json.loads((tmp_path / "out" / ".imagemill" / "lock").read_text())
+    os.kill(lock["pid"], signal.SIGKILL)
+    process.communicate()
+    time.sleep(0.5)
+    files = len(list((tmp_path / "out").glob("images/*/*.png")))
+    time.sleep(0.5)
+    assert len(list((tmp_path / "out").glob("images/*/*.png"))) == files
