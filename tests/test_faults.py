@@ -168,3 +168,27 @@ def test_workers_stop_when_their_parent_is_killed(tmp_path: Path) -> None:
     files = len(list((tmp_path / "out").glob("images/*/*.png")))
     time.sleep(0.5)
     assert len(list((tmp_path / "out").glob("images/*/*.png"))) == files
+
+
+def test_a_worker_that_dies_ends_the_run_and_the_next_one_continues(tmp_path: Path) -> None:
+    table = tmp_path / "prompts.txt"
+    table.write_text("".join(f"picture {number}\n" for number in range(100)))
+    common = ["generate", table, "-o", tmp_path / "out", "--model", "fake", "--seed", 1]
+    process = start(*common, "--latency", 0.5, "--workers", 2)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        process.kill()
+        process.communicate()
+        pytest.skip("needs /proc to find the workers")
+    while not list((tmp_path / "out").glob("images/*/*.png")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    workers = [
+        int(pid) for pid in children.read_text().split() if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    os.kill(workers[0], signal.SIGKILL)
+    error = process.communicate()[1]
+    assert process.returncode == 1
+    assert "a worker process ended with code -9" in error
+    assert finish(*common, "--latency", 0.5, "--quiet") == 0
+    assert verify(Dataset(tmp_path / "out"), reader=False) == []

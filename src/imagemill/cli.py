@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from imagemill.errors import ImagemillError, UsageError, did_you_mean
+from imagemill.flags import Parser, add_parameters, given, parameter_help, parse
 from imagemill.terminal import Meter, Terminal, duration, number, size
 
 if TYPE_CHECKING:
-    from imagemill.component import Component, Parameter
+    from imagemill.component import Component
     from imagemill.dataset import Dataset
     from imagemill.operators.generate import Prepared
 
@@ -24,15 +25,8 @@ _EXAMPLE_COUNT = 3
 """Final prompts that a dry run shows."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse would print usage and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, f"see `{self.prog} --help`")
-
-
-def _parser(command: str, **options: Any) -> _Parser:
-    parser = _Parser(
+def _parser(command: str, **options: Any) -> Parser:
+    parser = Parser(
         prog=f"imagemill {command}",
         description=COMMANDS[command][1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -43,44 +37,6 @@ def _parser(command: str, **options: Any) -> _Parser:
     return parser
 
 
-def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    parsed, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        wrong = unknown[0].partition("=")[0]
-        raise UsageError(
-            f"there is no argument `{wrong}`" if wrong.startswith("-") else f"`{wrong}` is one argument too many",
-            did_you_mean(wrong, flags) if wrong.startswith("-") else f"see `{parser.prog} --help`",
-        )
-    return parsed
-
-
-def _add_parameters(parser: argparse.ArgumentParser, title: str, component: type[Component]) -> None:
-    group = parser.add_argument_group(title)
-    for parameter in component.parameters():
-        options: dict[str, Any] = {"dest": parameter.name, "default": argparse.SUPPRESS, "help": _help(parameter)}
-        if parameter.type == "boolean":
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            options["metavar"] = "|".join(parameter.choices) or {"integer": "N", "number": "X"}.get(
-                parameter.type, "TEXT"
-            )
-            if parameter.type == "array":
-                options["action"] = "append"
-        group.add_argument(parameter.flag, **options)
-
-
-def _help(parameter: Parameter) -> str:
-    shown = "" if parameter.default in (None, "", [], False) else f"default: {parameter.default}"
-    notes = "; ".join(note for note in (parameter.bounds, shown) if note)
-    return (parameter.help + (f" [{notes}]" if notes else "")).replace("%", "%%")
-
-
-def _given(arguments: argparse.Namespace, *components: type[Component]) -> dict[str, Any]:
-    names = {parameter.name for component in components for parameter in component.parameters()}
-    return {name: value for name, value in vars(arguments).items() if name in names}
-
-
 # generate
 
 
@@ -88,7 +44,7 @@ def _generate(arguments: Sequence[str]) -> int:
     from imagemill.models.base import find_model
     from imagemill.operators.generate import DEFAULT_MODEL, Generate, execute, prepare, raise_if_all_failed
 
-    early = _Parser(add_help=False, allow_abbrev=False)
+    early = Parser(add_help=False, allow_abbrev=False)
     early.add_argument("--model", default=DEFAULT_MODEL)
     model = type(find_model(early.parse_known_args(arguments)[0].model, {}))
     parser = _parser(
@@ -106,11 +62,11 @@ def _generate(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the plan or the result as JSON on stdout")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that make images [default: 1]")
-    _add_parameters(parser, "the job", Generate)
-    _add_parameters(parser, f"the model `{model.component_name()}`", model)
-    parsed = _parse(parser, arguments)
+    add_parameters(parser, "the job", Generate)
+    add_parameters(parser, f"the model `{model.component_name()}`", model, skip=Generate.model_fields)
+    parsed = parse(parser, arguments)
     terminal = Terminal(parsed.quiet, parsed.json)
-    prepared = prepare(parsed.table, parsed.output, _given(parsed, Generate, model), parsed.workers)
+    prepared = prepare(parsed.table, parsed.output, given(parsed, Generate, model), parsed.workers)
     for line in prepared.table.talk:
         terminal.say(line)
     if prepared.info.note and "model" not in vars(parsed):
@@ -181,7 +137,7 @@ def _finish(terminal: Terminal, dataset: Dataset) -> int:
 # one dataset
 
 
-def _dataset_parser(command: str) -> _Parser:
+def _dataset_parser(command: str) -> Parser:
     parser = _parser(command)
     parser.add_argument("dataset", help="the dataset's folder")
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
@@ -207,7 +163,7 @@ def _status_data(dataset: Dataset) -> dict[str, Any]:
 def _status(arguments: Sequence[str]) -> int:
     from imagemill.dataset import Dataset
 
-    parsed = _parse(_dataset_parser("status"), arguments)
+    parsed = parse(_dataset_parser("status"), arguments)
     data = _status_data(Dataset(parsed.dataset))
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(data["failed"].items()))
     lines = [
@@ -234,7 +190,7 @@ def _retry(arguments: Sequence[str]) -> int:
     parser = _dataset_parser("retry")
     parser.add_argument("--reason", action="append", default=[], help="only those that failed so; may be repeated")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that make images [default: 1]")
-    parsed = _parse(parser, arguments)
+    parsed = parse(parser, arguments)
     terminal = Terminal(parsed.quiet, parsed.json)
     dataset = Dataset(parsed.dataset)
     with Meter(terminal, sum(dataset.counts().failed.values())) as meter:
@@ -249,7 +205,7 @@ def _verify(arguments: Sequence[str]) -> int:
 
     parser = _dataset_parser("verify")
     parser.add_argument("--no-reader", action="store_true", help="do not also load it with `datasets.load_dataset`")
-    parsed = _parse(parser, arguments)
+    parsed = parse(parser, arguments)
     dataset = Dataset(parsed.dataset)
     problems = verify(dataset, reader=not parsed.no_reader)
     count = number(len(dataset), "image")
@@ -266,7 +222,7 @@ def _reproduce(arguments: Sequence[str]) -> int:
 
     parser = _dataset_parser("reproduce")
     parser.add_argument("name", nargs="+", help="file names of images, such as `prompt_0_image_0.png`")
-    parsed = _parse(parser, arguments)
+    parsed = parse(parser, arguments)
     dataset = Dataset(parsed.dataset)
     results = [reproduce(dataset, name) for name in parsed.name]
     text = "\n".join(f"{result.file_name}: {result.verdict}: {result.detail}" for result in results)
@@ -281,7 +237,7 @@ def _sheet(arguments: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", required=True, metavar="FILE.png", help="the picture to write")
     parser.add_argument("--limit", type=int, default=24, metavar="N", help="images shown [default: 24]")
     parser.add_argument("--columns", type=int, default=6, metavar="N", help="images in a row [default: 6]")
-    parsed = _parse(parser, arguments)
+    parsed = parse(parser, arguments)
     _write_sheet(Dataset(parsed.dataset), Path(parsed.output), parsed.limit, parsed.columns)
     Terminal(as_json=parsed.json).data({"sheet": parsed.output}, parsed.output)
     return 0
@@ -307,7 +263,7 @@ def _demo(arguments: Sequence[str]) -> int:
 
     parser = _parser("demo")
     parser.add_argument("-o", "--output", default="imagemill-demo", metavar="FOLDER", help="default: imagemill-demo")
-    parsed = _parse(parser, arguments)
+    parsed = parse(parser, arguments)
     import imagemill
 
     terminal = Terminal(parsed.quiet)
@@ -329,14 +285,14 @@ def _models(arguments: Sequence[str]) -> int:
     parser = _parser("models")
     parser.add_argument("name", nargs="?", help="one model: its parameters")
     parser.add_argument("--json", action="store_true", help="print JSON; for one model, its JSON Schema")
-    parsed = _parse(parser, arguments)
+    parsed = parse(parser, arguments)
     terminal = Terminal(parsed.quiet, parsed.json)
     if parsed.name:
         found = find_component("models", parsed.name)
         lines = [f"{parsed.name}: {_summary(found)}", ""]
         for parameter in found.parameters():
             kind = "|".join(parameter.choices) or parameter.type
-            lines.append(f"  {parameter.flag} {kind}\n      {_help(parameter)}".replace("%%", "%"))
+            lines.append(f"  {parameter.flag} {kind}\n      {parameter_help(parameter)}".replace("%%", "%"))
         terminal.data(found.model_json_schema(), "\n".join(lines))
         return 0
     summaries = {name: _summary(find_component("models", name)) for name in component_names("models")}
@@ -354,7 +310,7 @@ def _doctor(arguments: Sequence[str]) -> int:
 
     parser = _parser("doctor")
     parser.add_argument("--json", action="store_true", help="print JSON on stdout")
-    parsed = _parse(parser, arguments)
+    parsed = parse(parser, arguments)
     found = findings(Path.cwd())
     width = max(map(len, found))
     Terminal(as_json=parsed.json).data(found, "\n".join(f"{name:<{width}}  {text}" for name, text in found.items()))

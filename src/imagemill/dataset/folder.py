@@ -26,6 +26,9 @@ from imagemill.records import RECORD_KEYS, Record, Reject, Request, order_of
 if TYPE_CHECKING:
     from PIL import Image
 
+FORMAT = 1
+"""Of the folder, written in `job.toml`."""
+
 _OURS = re.compile(r"prompt_\d+_image_\d+\.(png|jpg|webp)|\..*\.tmp")
 """Files in a part that we made, and may remove when no record names them."""
 
@@ -178,7 +181,13 @@ class Dataset:
     @property
     def job(self) -> dict[str, Any]:
         """What made the dataset: every parameter, the concrete seed, the model's revision."""
-        return tomllib.loads(self.job_file.read_text())
+        job = tomllib.loads(self.job_file.read_text())
+        if job["format"] != FORMAT:
+            raise UsageError(
+                f"`{self.folder}` has format {job['format']}, this imagemill knows {FORMAT}",
+                "install a newer imagemill",
+            )
+        return job
 
     @cached_property
     def seals(self) -> dict[str, dict[str, Any]]:

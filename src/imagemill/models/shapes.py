@@ -17,17 +17,17 @@ NOTE = (
 
 EXAMPLES = (
     "a red circle on a white background",
-    "a small blue star on a yellow background",
-    "a large green heart on a black background",
-    "a yellow triangle on a purple background",
-    "an orange cross on a white background",
-    "a purple square on a green background",
-    "a red heart to the left of a blue square on a white background",
-    "a green circle above a yellow star on a black background",
-    "a small white cross below a large orange triangle on a blue background",
-    "a black star to the right of a red circle on a yellow background",
-    "a small yellow circle on a red background",
-    "a large blue triangle on an orange background",
+    "large yellow star, blue background",
+    "a pink background with a purple heart",
+    "a small black cross on cyan",
+    "a photo of a green triangle on a gray background",
+    "the square is orange and the background is black",
+    "a white heart",
+    "a small blue star to the left of a large green square on a yellow background",
+    "a red heart above a blue circle on a white background",
+    "a yellow circle to the right of a red triangle on a black background",
+    "an orange cross below a white star on a green background",
+    "a purple disc and a black square on a pink background",
 )
 """Prompts of its world, for the demo."""
 

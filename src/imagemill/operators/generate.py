@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from imagemill.dataset.files import write_file
-from imagemill.dataset.folder import Counts, Dataset, failed_request
+from imagemill.dataset.folder import FORMAT, Counts, Dataset, failed_request
 from imagemill.environment import environment
 from imagemill.errors import SomeFailed, UsageError, did_you_mean
 from imagemill.executors.local import Local
@@ -141,7 +141,7 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
         if path.is_file():
             # Another process may have made or changed the dataset since the job was prepared.
             _check_same(folder, Dataset(folder).job, prepared.job)
-        _write_if_changed(folder / ".imagemill" / "environment.json", _environments(folder))
+        _write_if_changed(folder / ".imagemill" / "environment.json", _environments(prepared))
         Dataset.write_job(folder, prepared.job)
         dataset = Dataset(folder)
         dataset.recover()
@@ -287,7 +287,7 @@ def _job(
 ) -> dict[str, Any]:
     chosen = options.to_table()
     return {
-        "format": 1,
+        "format": FORMAT,
         "input": {
             "table": source,
             "sha256": table.sha256,
@@ -350,11 +350,12 @@ def _shown(value: object) -> str:
     return "not given" if value is None else str(value)
 
 
-def _environments(folder: Path) -> bytes:
+def _environments(prepared: Prepared) -> bytes:
     """Every environment that worked on the dataset, in order; more than one means that bits may differ."""
-    path = folder / ".imagemill" / "environment.json"
+    path = prepared.output.folder / ".imagemill" / "environment.json"
     known = json.loads(path.read_text())["environments"] if path.is_file() else []
-    here = environment()
+    device = prepared.output.maker.model_parameters.get("device", "cpu")
+    here = {**environment(), "device": device, "reproducibility": prepared.info.reproducibility}
     if not known or known[-1] != here:
         known.append(here)
     return (json.dumps({"environments": known}, indent=1) + "\n").encode()

@@ -1,0 +1,1 @@
+"""How the built-in model `shapes` is made and measured."""
