@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-all check docs bench train clean
+.PHONY: demo test test-all check docs bench clean
 
 demo: $(VENV)/.local
 	$(BIN)/imagemill generate examples/prompts.csv -o demo --images-per-prompt 2 --seed 7

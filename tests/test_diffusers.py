@@ -146,8 +146,8 @@ def test_rows_of_different_sizes_steps_and_schedulers_share_a_job(
 def test_what_the_model_cannot_do_is_said_before_it_is_loaded(imagemill: Command, model: Path, prompts: Path) -> None:
     ran = imagemill("generate", prompts, "-o", "out", *common(model), "--width", 33)
     assert ran.code == 2
-    assert "`width`: 33 is not a multiple of 2" in ran.err
-    assert "the nearest are 32 and 34" in ran.err
+    assert "`width`: 33 is not a multiple of 8" in ran.err
+    assert "the nearest are 32 and 40" in ran.err
     ran = imagemill("generate", prompts, "-o", "out", *common(model), "--scheduler", "eular")
     assert ran.err.endswith("hint: did you mean `euler`?\n")
     assert not Path("out").exists()

@@ -17,7 +17,6 @@ from imagemill.flags import Parser, add_parameters, given, parameter_help, parse
 from imagemill.terminal import Meter, Terminal, duration, number, size
 
 if TYPE_CHECKING:
-    from imagemill.component import Component
     from imagemill.dataset import Dataset
     from imagemill.operators.generate import Prepared
 
@@ -33,7 +32,7 @@ def _parser(command: str, **options: Any) -> Parser:
         allow_abbrev=False,
         **options,
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no talk and no progress, only data and errors")
     return parser
 
 
@@ -244,7 +243,11 @@ def _sheet(arguments: Sequence[str]) -> int:
 
 
 def _write_sheet(dataset: Dataset, path: Path, limit: int, columns: int) -> None:
+    from imagemill.dataset.files import make_folder, write_file
     from imagemill.images import contact_sheet, decode, encode
+
+    if limit < 1 or columns < 1:
+        raise UsageError("a sheet has at least one image and one column", "give `--limit` and `--columns` from 1")
 
     tiles = [
         (decode((part.folder / record["file_name"]).read_bytes()), record["prompt"])
@@ -252,7 +255,8 @@ def _write_sheet(dataset: Dataset, path: Path, limit: int, columns: int) -> None
     ]
     if not tiles:
         raise UsageError(f"`{dataset.folder}` has no image yet", "generate some first")
-    path.write_bytes(encode(contact_sheet(tiles, columns), "png", None, mark=True))
+    make_folder(path.parent)
+    write_file(path, encode(contact_sheet(tiles, columns), "png", None, mark=True))
 
 
 # the rest
@@ -289,20 +293,26 @@ def _models(arguments: Sequence[str]) -> int:
     terminal = Terminal(parsed.quiet, parsed.json)
     if parsed.name:
         found = find_component("models", parsed.name)
-        lines = [f"{parsed.name}: {_summary(found)}", ""]
+        lines = [f"{parsed.name}: {_summary(parsed.name)}", ""]
         for parameter in found.parameters():
             kind = "|".join(parameter.choices) or parameter.type
             lines.append(f"  {parameter.flag} {kind}\n      {parameter_help(parameter)}".replace("%%", "%"))
         terminal.data(found.model_json_schema(), "\n".join(lines))
         return 0
-    summaries = {name: _summary(find_component("models", name)) for name in component_names("models")}
+    summaries = {name: _summary(name) for name in component_names("models")}
     width = max(map(len, summaries))
     terminal.data(summaries, "\n".join(f"{name:<{width}}  {text}" for name, text in summaries.items()))
     return 0
 
 
-def _summary(component: type[Component]) -> str:
-    return (component.__doc__ or "").partition("\n")[0]
+def _summary(name: str) -> str:
+    """What a model is in one line; a broken plugin does not hide the others."""
+    from imagemill.component import find_component
+
+    try:
+        return (find_component("models", name).__doc__ or "").partition("\n")[0]
+    except ImagemillError as error:
+        return f"cannot be used: {error.message}"
 
 
 def _doctor(arguments: Sequence[str]) -> int:

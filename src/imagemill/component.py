@@ -75,9 +75,9 @@ class Component(BaseModel):
 def _parameter(name: str, schema: Mapping[str, Any]) -> Parameter:
     variants = [variant for variant in schema.get("anyOf", [schema]) if variant.get("type") != "null"]
     first = {**schema, **variants[0]}
-    low = first.get("minimum", first.get("exclusiveMinimum"))
-    high = first.get("maximum", first.get("exclusiveMaximum"))
-    bounds = "" if low is None and high is None else f"{'' if low is None else low}…{'' if high is None else high}"
+    low = first.get("minimum", f">{first['exclusiveMinimum']}" if "exclusiveMinimum" in first else "")
+    high = first.get("maximum", f"<{first['exclusiveMaximum']}" if "exclusiveMaximum" in first else "")
+    bounds = "" if (low, high) == ("", "") else f"{low}…{high}"
     return Parameter(
         name=name,
         type=first.get("type", "string"),
@@ -90,16 +90,19 @@ def _parameter(name: str, schema: Mapping[str, Any]) -> Parameter:
 
 def _usage_error(cls: type[Component], error: ValidationError, where: str) -> UsageError:
     known = list(cls.model_fields)
-    lines: list[str] = []
+    reasons: dict[str, list[str]] = {}
+    inputs: dict[str, Any] = {}
     hint = ""
     for problem in error.errors(include_url=False):
-        name = ".".join(str(part) for part in problem["loc"]) or "value"
+        name = str(problem["loc"][0]) if problem["loc"] else "value"
+        reason = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: `{name}`: there is no such parameter, got: `{problem['input']!s:.80}`")
+            reason = "there is no such parameter"
             hint = hint or did_you_mean(name, known) or f"known: {', '.join(known)}"
-        else:
-            reason = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: `{name}`: {reason[:1].lower()}{reason[1:]}, got: `{problem['input']!s:.80}`")
+        # A field of several types has a problem with each of them.
+        reasons.setdefault(name, []).append(reason[:1].lower() + reason[1:])
+        inputs[name] = problem["input"]
+    lines = [f"{where}: `{name}`: {' or '.join(said)}, got: `{inputs[name]!s:.80}`" for name, said in reasons.items()]
     return UsageError("\n".join(lines), hint or "see the parameters with `--help`")
 
 
@@ -123,7 +126,7 @@ def find_component(kind: str, name: str) -> type[Component]:
     if plugins:
         try:
             return _checked(plugins[0].load(), kind, name)
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:
             raise ImagemillError(f"the plugin `{plugins[0].value}` cannot be imported: {error}") from error
     known = component_names(kind)
     hint = did_you_mean(name, known) or f"known: {', '.join(known)}"

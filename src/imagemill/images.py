@@ -7,7 +7,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape, unescape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +31,7 @@ _XMP = (
     '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
     ' xmlns:imagemill="urn:imagemill:1">{content}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
+_PNG_END = b"IEND\xaeB`\x82"
 _USER_COMMENT = 0x9286
 _EXIF_FOLDER = 0x8769
 _SEGMENT = 60_000
@@ -72,10 +73,11 @@ def encode(pixels: Pixels, image_format: ImageFormat, recipe: Mapping[str, Any] 
         return buffer.getvalue()
     options: dict[str, Any] = {"quality": 95, "subsampling": 0} if image_format == "jpeg" else {"lossless": True}
     if recipe is not None:
-        text = a1111_parameters(recipe)
         if image_format == "jpeg":
-            recipe = _fitting(recipe)
-            text = text[: _SEGMENT // 4]
+            text = a1111_parameters(_fitting(recipe, lambda recipe: a1111_parameters(recipe).encode("utf-16-be")))
+            recipe = _fitting(recipe, lambda recipe: _xmp(recipe, True).encode())
+        else:
+            text = a1111_parameters(recipe)
         exif = Image.Exif()
         # A bare tag of the Exif folder; A1111 and its readers look for it there.
         exif.get_ifd(_EXIF_FOLDER)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
@@ -96,11 +98,11 @@ def _xmp(recipe: Mapping[str, Any] | None, mark: bool) -> str:
     return _XMP.format(content=content)
 
 
-def _fitting(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _fitting(recipe: Mapping[str, Any], written: Callable[[Mapping[str, Any]], bytes]) -> dict[str, Any]:
     """Cut the texts of a recipe so that it fits a JPEG segment; the record keeps them whole."""
     fitting = dict(recipe)
     size = 2 * _SEGMENT
-    while len(_xmp(fitting, True).encode()) > _SEGMENT:
+    while len(written(fitting)) > _SEGMENT:
         size //= 2
         fitting = {key: value[:size] if isinstance(value, str) else value for key, value in recipe.items()}
         fitting["truncated"] = True
@@ -141,10 +143,12 @@ def open_image(data: bytes) -> Image.Image:
         raise RuntimeError("`ImageFile.LOAD_TRUNCATED_IMAGES` is set, which hides damaged images")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # Pillow's, on large images and odd EXIF data
             image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
+        if image.format == "PNG" and _PNG_END not in data:
+            raise OSError("the end is missing")  # Pillow is content when the last pixel is there
         image.load()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a whole PNG, JPEG or WebP image: {error}") from None

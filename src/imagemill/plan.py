@@ -39,6 +39,8 @@ class Plan:
         self._template = parse_template(options.template) if options.template else None
         # Over the whole table, so that --limit and --sample change no seed.
         self._seeds = _seeds(rows, sampling)
+        # Of all rows, whatever `limit` and `sample` leave out.
+        self.images_of_table = sum(self._images(row) for row in rows) * len(self.variants)
         self.rows = _selected(rows, options, sampling.seed)
 
     def __len__(self) -> int:
@@ -59,9 +61,9 @@ class Plan:
                         part=position // PART_SIZE + 1,
                         id=row.id,
                         prompt=self._prompt(row, variant),
-                        negative_prompt=variant.overrides.get("negative_prompt")
-                        or row.negative_prompt
-                        or self.sampling.negative_prompt,
+                        negative_prompt=variant.overrides.get(
+                            "negative_prompt", row.negative_prompt or self.sampling.negative_prompt
+                        ),
                         seed=self._seeds[row.id, image] if told is None else (told + image) % SEED_LIMIT,
                         width=values["width"],
                         height=values["height"],
@@ -156,6 +158,8 @@ def _variants(options: PromptTable) -> list[_Variant]:
     axes: list[list[tuple[str, Any]]] = []
     for item in options.vary:
         name, _, text = item.partition("=")
+        if any(name == known for axis in axes for known, _ in axis[:1]):
+            raise UsageError(f"`vary`: `{name}` is given twice", f"write all its values in one: `{name}=A,B`")
         if name == "images_per_prompt":
             raise UsageError("`vary`: `images_per_prompt` is not something to vary", "use `--images-per-prompt`")
         values: list[Any] = [value.strip() for value in text.split(",")]

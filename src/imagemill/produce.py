@@ -138,7 +138,7 @@ def _make_images(model: Model, output: Output, work: Iterable[Batch], sink: Sink
 def _store(output: Output, result: Result) -> _Outcome:
     request = result.request
     if result.pixels is None:
-        return _Outcome(request.part, failure=failure_line(request, result.reason, result.message))
+        return _Outcome(request.part, failure=failure_line(request, result.reason or "model_error", result.message))
     data = output.encode(request, result.pixels)
     name = f"{request.name}.{EXTENSIONS[output.image_format]}"
     folder = output.folder / "images" / f"part-{request.part:06d}"
@@ -182,6 +182,8 @@ class _Committer:
 
     def until_failure(self, work: Iterable[Batch]) -> Iterator[Batch]:
         """Hand out work until something cannot be committed."""
+        # A model takes its first batch when it has been loaded: from here its speed is measured.
+        self._start = time.perf_counter()
         for batch in work:
             if self._error:
                 return

@@ -105,11 +105,17 @@ def _sniff(content: bytes) -> str:
     """Guess the format of standard input from how it begins."""
     if content.startswith(b"PAR1"):
         return "parquet"
-    start = content.removeprefix(_BOMS[0][0]).lstrip()
-    if start.startswith((b"[", b"{")):
-        return "json" if start.startswith(b"[") else "jsonl"
+    start = _utf_8(content).lstrip()
+    if start.startswith(b"["):
+        return "json"
+    if start.startswith(b"{"):
+        try:
+            value = json.loads(start)
+        except (ValueError, RecursionError):
+            return "jsonl"
+        return "json" if any(isinstance(item, list) for item in value.values()) and "prompt" not in value else "jsonl"
     header = _LINE_END.split(start, 1)[0].decode(errors="replace").lower()
-    for table_format, delimiter in (("tsv", "\t"), ("csv", ",")):
+    for table_format, delimiter in (("tsv", "\t"), ("csv", ","), ("csv", ";")):
         names = [name.strip(' "') for name in header.split(delimiter)]
         if any(name in {"prompt", "text", "caption"} for name in names):
             return table_format
@@ -122,17 +128,12 @@ def _read_bytes(content: bytes, table_format: str, collector: _Collector) -> Non
 
         _read_parquet(pa.BufferReader(content), None, collector)
         return
-    for bom, encoding in _BOMS:
-        if content.startswith(bom):
-            content = content.removeprefix(bom)
-            if encoding != "utf-8":
-                content = content.decode(encoding, errors="replace").encode()
-            break
+    content = _utf_8(content)
     if table_format == "json":
         _read_json(content, collector)
         return
     lines = _LINE_END.split(content)
-    while lines and not lines[-1].strip():
+    while lines and not lines[-1]:
         lines.pop()
     if table_format in {"csv", "tsv"}:
         _read_delimited(lines, table_format, collector)
@@ -145,6 +146,19 @@ def _read_bytes(content: bytes, table_format: str, collector: _Collector) -> Non
                 collector.accept(number, {"prompt": text}, text)
             elif text.strip():
                 _read_json_line(number, text, collector)
+
+
+def _utf_8(content: bytes) -> bytes:
+    """Take a byte order mark away; half a surrogate pair stays one, for its line to be rejected."""
+    for bom, encoding in _BOMS:
+        if content.startswith(bom):
+            content = content.removeprefix(bom)
+            if encoding != "utf-8":
+                whole = len(content) - len(content) % 2
+                text = content[:whole].decode(encoding, errors="surrogatepass")
+                content = text.encode(errors="surrogatepass") + content[whole:]
+            break
+    return content
 
 
 def _decode(line: bytes) -> tuple[str, str]:
@@ -207,6 +221,8 @@ def _read_records(
             clean = clean and '"' not in text
             collector.reject(number, problem, text)
         else:
+            # What a quote in mid-cell leaves behind is the end of a row that another one may have swallowed.
+            clean = clean and text.count('"') % 2 == 0
             collector.accept(number, dict(zip(names, fields or (), strict=True)), text)
         position += used
     return clean
@@ -277,9 +293,15 @@ def _read_json_line(number: int, text: str, collector: _Collector) -> None:
     _take(number, value, text, collector)
 
 
+def _is_text(name: str) -> bool:
+    return "\0" not in name and not re.search("[\ud800-\udfff]", name)
+
+
 def _take(number: int, value: object, text: str, collector: _Collector) -> None:
     if isinstance(value, str):
         collector.accept(number, {"prompt": value}, text)
+    elif isinstance(value, Mapping) and not all(_is_text(str(name)) for name in value):
+        collector.reject(number, "the name of a column holds a NUL character or half a surrogate pair", text)
     elif isinstance(value, Mapping):
         collector.accept(number, {str(name): item for name, item in value.items()}, text)
     else:

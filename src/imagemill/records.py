@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -37,15 +37,7 @@ RECORD_KEYS = (
 )
 """The keys every record begins with; `sha256` is that of the file's bytes."""
 
-FAILURE_REASONS = (
-    "bad_request",
-    "black_image",
-    "blocked",
-    "model_error",
-    "nan_image",
-    "oom",
-    "timeout",
-)
+FailureReason = Literal["bad_request", "black_image", "blocked", "model_error", "nan_image", "oom", "timeout"]
 """Why a request can end without an image."""
 
 _READER_TRAPS = {"image", "images", "label"}
@@ -59,7 +51,7 @@ class Sampling(Component):
     """What the picture should not show, for rows that do not say it themselves."""
     images_per_prompt: int = Field(1, ge=1, le=10_000)
     """Images made for each prompt, each with a seed of its own."""
-    seed: int = Field(-1, ge=-1, lt=SEED_LIMIT)
+    seed: int = Field(-1, ge=-1, le=SEED_LIMIT - 1)
     """The job's seed, from which every image's seed is derived; -1 draws one and writes it down."""
     width: int | None = Field(None, ge=8, le=16_384)
     """Width in pixels; the model's own when not given."""

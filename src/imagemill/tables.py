@@ -9,6 +9,7 @@ import re
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,14 @@ from imagemill.records import Reject, Row, Sampling, safe_column
 
 PROMPT_NAMES = ("prompt", "text", "caption")
 _NO_NEGATIVE = {"", "nan", "null", "none"}
-_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d:?\d\d)?)?")
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "truth value"),
+    ((int, float), "number"),
+    (list, "list"),
+    (dict, "object"),
+    (object, "value of another kind"),
+)
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
 """What Arrow's JSON reader takes for a time when a whole piece of a column looks like it."""
 
 
@@ -84,6 +92,10 @@ def read_table(source: str | Path | Iterable[Any], options: PromptTable) -> Tabl
     row of it can be used.
     """
     raw_rows, rejects, names = read_source(source)
+    if not names and not rejects:
+        raise UsageError(
+            "the table is empty", "write a prompt a line, or see the formats in the guide to prompt tables"
+        )
     mapping = _Mapping(names, options)
     seen: dict[str, int] = {}
     rows: list[Row] = []
@@ -164,7 +176,7 @@ class _Mapping:
         negative = _text(values.get(self.negative), "negative prompt") if self.negative else ""
         row_id = str(raw.index)
         if self.id:
-            row_id = "" if values.get(self.id) is None else str(values[self.id])
+            row_id = "" if _missing(values.get(self.id)) else str(values[self.id])
             if not row_id.strip():
                 raise ValueError("empty id")
         for value in (prompt, negative, row_id, *values.values()):
@@ -283,7 +295,8 @@ def _text(value: object, what: str) -> str:
     if _missing(value):
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"the {what} is a {type(value).__name__}, not text")
+        kind = next(name for kinds, name in _KINDS if isinstance(value, kinds))
+        raise ValueError(f"the {what} is not text but a {kind}")
     return value
 
 
@@ -325,10 +338,18 @@ def _typed_column(values: list[Any]) -> list[Any]:
         return [float(value) for value in values]
     texts = [value if isinstance(value, str) else "" if _missing(value) else _json_text(value) for value in values]
     times = [bool(_TIMESTAMP.fullmatch(text)) for text in texts]
-    if any(times) and not all(times):
+    if any(times) and not (all(times) and all(map(_is_time, texts))):
         # Arrow reads a piece of a column that holds only times as times, and then fails at the first other text.
         return [text + " " if time else text for text, time in zip(texts, times, strict=True)]
     return texts
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _json_text(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from imagemill.component import Component, component_names, find_component
 from imagemill.errors import UsageError
-from imagemill.records import Request
+from imagemill.records import FailureReason, Request
 
 if TYPE_CHECKING:
     from imagemill.images import Pixels
@@ -51,11 +51,11 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one request ended: with pixels, or with a reason from `records.FAILURE_REASONS`."""
+    """How one request ended: with pixels, or with a reason."""
 
     request: Request
     pixels: Pixels | None = None
-    reason: str = ""
+    reason: FailureReason | None = None
     message: str = ""
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from imagemill.environment import cores
 from imagemill.errors import MissingExtra, ModelError, UsageError
 from imagemill.models.base import Model, ModelInfo, Result
-from imagemill.records import Request
+from imagemill.records import FailureReason, Request
 
 if TYPE_CHECKING:
     from imagemill.images import Pixels
@@ -96,7 +96,7 @@ class Pipeline(Model):
             scheduler=_scheduler_name(folder),
             schedulers=tuple(dict.fromkeys([*SCHEDULERS, _scheduler_name(folder)])),
             batch_size=8,
-            size_multiple=multiple,
+            size_multiple=max(8, multiple),
             license=_license(folder),
         )
 
@@ -123,7 +123,7 @@ class Pipeline(Model):
             torch.set_num_threads(self.threads)
         try:
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
-                self.folder(), torch_dtype=getattr(torch, self.dtype), use_safetensors=True, local_files_only=True
+                self.folder(), dtype=getattr(torch, self.dtype), use_safetensors=True, local_files_only=True
             )
             pipeline.to(self.device)
         except (OSError, ValueError, RuntimeError) as error:
@@ -180,7 +180,7 @@ def _attempt(pipeline: Any, batch: tuple[Request, ...], batch_size: int) -> Iter
                 yield from _attempt(pipeline, (request,), batch_size)
         else:
             memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-            reason = "oom" if memory else "model_error"
+            reason: FailureReason = "oom" if memory else "model_error"
             yield Result(batch[0], reason=reason, message=f"{type(error).__name__}: {error}"[:500])
     else:
         yield from (Result(request, pixels) for request, pixels in zip(batch, images, strict=False))

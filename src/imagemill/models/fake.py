@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from imagemill.models.base import Model, ModelInfo, Result
-from imagemill.records import Request, to_json
+from imagemill.records import FailureReason, Request, to_json
 
 if TYPE_CHECKING:
     from imagemill.images import Pixels
@@ -27,7 +27,7 @@ class Fake(Model):
     """Share of the requests that fail, chosen by their seed."""
     fail_text: str = ""
     """Requests whose prompt contains this text fail."""
-    fail_reason: str = "model_error"
+    fail_reason: FailureReason = "model_error"
     """The reason they fail with."""
     fail_attempts: int = Field(0, ge=0)
     """How many attempts of such a request fail before one succeeds; 0 for all."""

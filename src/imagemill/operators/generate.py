@@ -33,7 +33,7 @@ class Generate(Sampling, PromptTable):
     model: str = DEFAULT_MODEL
     """What makes the images: `shapes` (built in), a folder, a hub id, or another name from `imagemill models`."""
     batch_size: int | Literal["auto"] = Field("auto")
-    """Images that share a forward pass; decides the last bits, so it is kept for the whole dataset."""
+    """Images that share a forward pass, or `auto`; decides the last bits, so it is kept for the whole dataset."""
     image_format: ImageFormat = "png"
     """File format; PNG and WebP are lossless, JPEG has quality 95."""
     metadata: bool = True
@@ -58,7 +58,7 @@ class Prepared:
     """What `job.toml` said before; empty for a new dataset."""
     counts: Counts | None
     """Where the dataset stands, when there is one."""
-    workers: int
+    executor: Local
 
     def estimate(self) -> tuple[float | None, int | None]:
         """Guess the seconds that are left and the bytes of all images; None for what nobody knows of the model."""
@@ -69,7 +69,7 @@ class Prepared:
         own = self.info.width * self.info.height
         seconds = size = None
         if self.info.seconds_per_image is not None:
-            share = self.pending / (len(self.plan) * self.workers)
+            share = self.pending / (len(self.plan) * self.executor.workers)
             seconds = self.info.seconds_per_image * steps / (own * self.info.num_inference_steps) * share
         if self.info.bytes_per_image is not None:
             size = round(self.info.bytes_per_image * pixels / own)
@@ -93,6 +93,7 @@ def prepare(
     Raises UsageError, also when the folder was made by another job.
     """
     options, model_parameters = split_parameters(parameters)
+    executor = Local.parse({"workers": workers}, "generate")
     folder = Path(output)
     found = Dataset(folder).job if (folder / "job.toml").is_file() else {}
     step: Mapping[str, Any] = found["steps"][0] if found else {}
@@ -108,7 +109,7 @@ def prepare(
     _check_requests(plan, info)
     batch_size = options.batch_size
     if batch_size == "auto":
-        batch_size = step.get("batch_size", min(info.batch_size, len(plan)))
+        batch_size = step.get("batch_size", min(info.batch_size, plan.images_of_table))
     if batch_size < 1:
         raise UsageError(f"`batch_size` must be at least 1, got: `{batch_size}`", "leave it out for `auto`")
     maker = Maker(info.name, info.revision, model.to_table(), batch_size)
@@ -126,7 +127,7 @@ def prepare(
         job=job,
         found=found,
         counts=Dataset(folder).counts() if found else None,
-        workers=workers,
+        executor=executor,
     )
 
 
@@ -151,7 +152,7 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
             pending_requests(dataset, prepared.plan.requests()),
             prepared.model,
             prepared.output,
-            Local(workers=prepared.workers),
+            prepared.executor,
             progress,
         )
 
@@ -182,6 +183,7 @@ def retry(dataset: Dataset, reasons: Iterable[str] = (), workers: int = 1, progr
 
     Needs nothing but the dataset. Raises UsageError for a reason that no failure has.
     """
+    executor = Local.parse({"workers": workers}, "retry")
     with dataset.lock():
         dataset.recover()
         failures = dataset.failures()
@@ -196,7 +198,7 @@ def retry(dataset: Dataset, reasons: Iterable[str] = (), workers: int = 1, progr
         model, output = restore(dataset)
         for number in sorted({request.part for request in requests}):
             dataset.part(number).unseal()
-        return produce(dataset, requests, model, output, Local(workers=workers), progress)
+        return produce(dataset, requests, model, output, executor, progress)
 
 
 def restore(dataset: Dataset) -> tuple[Model, Output]:

@@ -1,0 +1,268 @@
+"""What holds for every component of the registry, also for one that nobody has written a test for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import pytest
+
+from imagemill.cli import run
+from imagemill.component import Component, component_names, find_component
+from imagemill.errors import ImagemillError
+from imagemill.executors.base import Executor, Sink
+from imagemill.models.base import Model, Result
+from imagemill.operators.generate import Generate
+from imagemill.records import FailureReason, Request
+
+if TYPE_CHECKING:
+    from imagemill.images import Pixels
+
+KINDS = ("models", "executors", "operators")
+COMPONENTS = [(kind, name) for kind in KINDS for name in component_names(kind)]
+MODELS = component_names("models")
+PLAIN = {"string": "x", "integer": 1, "number": 1.0, "boolean": True, "array": []}
+every_component = pytest.mark.parametrize(("kind", "name"), COMPONENTS)
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def made(found: type[Component]) -> Component:
+    """One of a class, with something plain for what it demands."""
+    demanded = [name for name, field in found.model_fields.items() if field.is_required()]
+    types = {parameter.name: parameter.type for parameter in found.parameters()}
+    return found.parse({name: PLAIN[types[name]] for name in demanded})
+
+
+@every_component
+def test_it_is_named_like_its_class_and_described(kind: str, name: str) -> None:
+    found = find_component(kind, name)
+    assert found.component_name() == name
+    first = (found.__doc__ or "").partition("\n")[0]
+    assert first.endswith(".")
+    assert len(first) > 20
+    assert first != (Component.__doc__ or "").partition("\n")[0]
+
+
+@every_component
+def test_every_parameter_has_help(kind: str, name: str) -> None:
+    for parameter in find_component(kind, name).parameters():
+        assert len(parameter.help) > 10, parameter.name
+        assert parameter.help.endswith("."), parameter.name
+
+
+@every_component
+def test_its_defaults_are_valid_and_what_it_writes_down_is_itself(kind: str, name: str) -> None:
+    found = find_component(kind, name)
+    component = made(found)
+    assert found.parse(json.loads(json.dumps(component.to_table(), allow_nan=False))) == component
+    assert found.parse({**component.to_table()}) == component
+
+
+@every_component
+def test_it_refuses_what_it_does_not_know(kind: str, name: str) -> None:
+    with pytest.raises(ImagemillError, match="there is no such parameter"):
+        find_component(kind, name).parse({**made(find_component(kind, name)).to_table(), "no_such_thing": 1})
+
+
+# models
+
+
+@every_model
+def test_a_models_parameters_are_not_the_operators(name: str) -> None:
+    # `model` alone stands in both: `--model diffusers:NAME` fills it.
+    shared = set(find_component("models", name).model_fields) & set(Generate.model_fields)
+    assert shared <= {"model"}
+
+
+@every_model
+def test_every_parameter_is_a_flag_of_the_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = find_component("models", name)
+    chosen = f"{name}:x" if "model" in found.model_fields else name
+    with pytest.raises(SystemExit) as caught:
+        run(["generate", "--model", chosen, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    flags = set(re.findall(r"--[\w-]+", text))
+    for parameter in [*Generate.parameters(), *found.parameters()]:
+        assert parameter.flag in flags
+        assert parameter.type != "boolean" or parameter.flag.replace("--", "--no-", 1) in flags
+        if parameter.name != "model":
+            assert parameter.help in " ".join(text.split())
+
+
+@every_model
+def test_every_parameter_is_described_by_the_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", name]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"{name}: ")
+    for parameter in find_component("models", name).parameters():
+        assert f"  {parameter.flag} " in text
+        assert parameter.help in text
+
+
+@cache
+def _runnable(name: str) -> tuple[Model | None, str]:
+    found = find_component("models", name)
+    assert issubclass(found, Model)
+    if any(field.is_required() for field in found.model_fields.values()):
+        return None, f"`{name}` cannot run without being told what"
+    try:
+        # One thread, where a model has a say in it: what is fastest for so little work.
+        model = found.parse({"threads": 1} if "threads" in found.model_fields else {})
+        model.info()
+        return model.resolve({}, 1), ""
+    except ImagemillError as error:
+        return None, f"`{name}` cannot run here: {error.message}"
+
+
+def runnable(name: str) -> Model:
+    model, reason = _runnable(name)
+    if model is None:
+        pytest.skip(reason)
+    return model
+
+
+def requests(model: Model, count: int, **changes: Any) -> tuple[Request, ...]:
+    info = model.info()
+    return tuple(
+        Request(
+            row=number,
+            image=0,
+            part=1,
+            id=str(number),
+            prompt=f"a {color} circle on a white background",
+            negative_prompt="",
+            seed=4_000_000_000 + number,
+            **{
+                "width": info.width,
+                "height": info.height,
+                "num_inference_steps": min(2, info.num_inference_steps),
+                "guidance_scale": info.guidance_scale,
+                "scheduler": info.scheduler,
+                **changes,
+            },
+        )
+        for number, color in zip(range(count), ["red", "blue", "green", "yellow", "black"], strict=False)
+    )
+
+
+def pixels(results: Iterable[Result]) -> dict[str, Pixels]:
+    """The images by request; fails for a request that failed or came twice."""
+    found: dict[str, Pixels] = {}
+    for result in results:
+        assert result.reason is None, result.message
+        assert result.request.name not in found
+        assert result.pixels is not None
+        found[result.request.name] = result.pixels
+    return found
+
+
+@every_model
+def test_it_says_what_it_is_before_it_is_loaded(name: str) -> None:
+    info = runnable(name).info()
+    assert info.name
+    assert info.revision
+    assert info.width % info.size_multiple == info.height % info.size_multiple == 0
+    assert min(info.width, info.height, info.num_inference_steps, info.batch_size) >= 1
+    assert info.reproducibility in {"row_exact", "batch_shape_exact", "seed_only"}
+    assert not info.schedulers or info.scheduler in info.schedulers
+
+
+@every_model
+def test_its_images_have_the_size_that_was_asked_for(name: str) -> None:
+    model = runnable(name)
+    info = model.info()
+    wide = requests(model, 2, width=info.width + info.size_multiple)
+    low = [replace(request, image=1) for request in requests(model, 1, height=info.height - info.size_multiple)]
+    high = [replace(request, image=2) for request in requests(model, 3)]
+    found = pixels(model.make([wide, tuple(low), tuple(high)], 3))
+    for request in [*wide, *low, *high]:
+        assert found[request.name].shape == (request.height, request.width, 3)
+        assert found[request.name].dtype == np.uint8
+
+
+@every_model
+def test_every_request_has_one_result_however_the_stream_is_cut(name: str) -> None:
+    model = runnable(name)
+    asked = requests(model, 3)
+    for cut in ([asked[:2], asked[2:]], [asked], [(request,) for request in asked]):
+        results = list(model.make(iter(cut), 3))
+        assert sorted(result.request.name for result in results) == [request.name for request in asked]
+    assert list(model.make([], 3)) == []
+
+
+@every_model
+def test_an_image_does_not_depend_on_its_neighbors(name: str) -> None:
+    model = runnable(name)
+    asked = requests(model, 3)
+    together = pixels(model.make([asked], 3))
+    alone = pixels(model.make([(request,) for request in asked], 3))
+    turned = pixels(model.make([asked[::-1]], 3))
+    for request in asked:
+        assert np.array_equal(together[request.name], alone[request.name])
+        assert np.array_equal(together[request.name], turned[request.name])
+
+
+@every_model
+def test_seed_and_prompt_decide_the_image(name: str) -> None:
+    model = runnable(name)
+    first = requests(model, 1)[0]
+    other_seed = replace(first, image=1, seed=first.seed - 1)
+    other_prompt = replace(first, image=2, prompt="a small black cross on a yellow background")
+    same = replace(first, image=3)
+    found = pixels(model.make([(first, other_seed, other_prompt, same)], 4))
+    assert np.array_equal(found[first.name], found[same.name])
+    assert not np.array_equal(found[first.name], found[other_seed.name])
+    assert not np.array_equal(found[first.name], found[other_prompt.name])
+
+
+@pytest.mark.parametrize("reason", get_args(FailureReason))
+def test_a_request_that_fails_fails_alone(reason: str) -> None:
+    fake = find_component("models", "fake").parse({"fail_text": "blue", "fail_reason": reason})
+    assert isinstance(fake, Model)
+    asked = requests(fake, 4)
+    results = {result.request.prompt.split()[1]: result for result in fake.make([asked], 4)}
+    assert (results["blue"].reason, results["blue"].pixels) == (reason, None)
+    assert results["blue"].message
+    healthy = pixels(result for color, result in results.items() if color != "blue")
+    assert len(healthy) == 3
+    untouched = pixels(runnable("fake").make([asked], 4))
+    assert all(np.array_equal(image, untouched[key]) for key, image in healthy.items())
+
+
+def test_a_fake_failure_can_end_after_some_attempts() -> None:
+    fake = find_component("models", "fake").parse({"fail_text": "red", "fail_attempts": 2})
+    assert isinstance(fake, Model)
+    tries = [replace(request, attempt=attempt) for attempt in (1, 2, 3) for request in requests(fake, 1)]
+    assert [result.reason for result in fake.make([tuple(tries)], 1)] == ["model_error", "model_error", None]
+
+
+def test_a_share_of_fake_requests_fails_by_seed() -> None:
+    fake = find_component("models", "fake").parse({"fail_rate": 0.25})
+    assert isinstance(fake, Model)
+    base = requests(fake, 1)[0]
+    asked = tuple(replace(base, image=number, seed=number * 2**22) for number in range(1_024))
+    failed = [result.request.image for result in fake.make([asked], 8) if result.reason]
+    assert failed == list(range(256))
+
+
+# executors
+
+
+def _double(work: Iterable[Any], sink: Sink) -> None:
+    for item in work:
+        sink(2 * item)
+
+
+@pytest.mark.parametrize("name", component_names("executors"))
+def test_an_executor_does_all_work_once(name: str) -> None:
+    executor = made(find_component("executors", name))
+    assert isinstance(executor, Executor)
+    done: list[int] = []
+    executor.run(_double, iter(range(50)), done.append)
+    assert sorted(done) == list(range(0, 100, 2))
