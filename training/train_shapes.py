@@ -45,7 +45,7 @@ class Plan:
 
 
 PLANS = {
-    "cpu": Plan(400, 3000, 3000, 128, 16, 64, 400, 3e-3, 1.5e-3),
+    "cpu": Plan(400, 3000, 4000, 128, 16, 64, 400, 3e-3, 1.5e-3),
     "cuda": Plan(1000, 10000, 40000, 512, 128, 256, 2000, 3e-3, 2e-3),
 }
 
@@ -245,6 +245,7 @@ def make_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=False,
+        steps_offset=1,
     )
 
 
@@ -287,7 +288,8 @@ def train_unet(plan: Plan, tokenizer: CLIPTokenizer, device: str, work: Path) ->
         texts = ["" if empty else t for t, empty in zip(told, silent, strict=True)]
         x = pictures[step % pool]
         noise = torch.randn_like(x)
-        times = torch.randint(0, scheduler.config.num_train_timesteps, (len(x),), device=device)
+        # More of the noisy steps, where a caption decides what is drawn.
+        times = (torch.rand(len(x), device=device) ** 0.7 * scheduler.config.num_train_timesteps).long()
         hidden = text(token_ids(tokenizer, texts).to(device)).last_hidden_state
         guess = unet(scheduler.add_noise(x, noise, times), times, hidden).sample
         loss = F.mse_loss(guess, scheduler.get_velocity(x, noise, times))
@@ -297,7 +299,7 @@ def train_unet(plan: Plan, tokenizer: CLIPTokenizer, device: str, work: Path) ->
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        share = 1 - min(0.999, (1 + step) / (10 + step))
+        share = 1 - min(0.998, (1 + step) / (10 + step))
         torch._foreach_lerp_(averaged, [p.detach() for p in parameters], share)
         report("unet", step, plan.unet_steps, loss)
         checkpoint.keep(step)

@@ -57,6 +57,8 @@ _RELATIONS: dict[Axis, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "vertical": (("above", "over", "on top of"), ("below", "under", "beneath")),
 }
+_MIDDLE = (0.47, 0.53)
+"""Where objects stand across the picture: freer places cost many times the training."""
 _PREFIXES = ("a photo of", "a picture of", "an image of", "a drawing of", "draw", "there is")
 
 
@@ -91,7 +93,7 @@ def holds_out(scene: Scene) -> bool:
     return any(is_held_out(o.shape, o.color, scene.background) for o in scene.objects)
 
 
-def random_wish(rng: random.Random, pairs: float = 0.6, free: float = 0.15) -> Scene:
+def random_wish(rng: random.Random, pairs: float = 0.6, free: float = 0.1) -> Scene:
     """Draw what a caption asks for: `pairs` is the share with two objects, `free` that of attributes left out."""
     background = rng.choice(list(BACKGROUNDS)) if rng.random() >= free else None
     count = 2 if rng.random() < pairs else 1
@@ -111,7 +113,7 @@ def random_wish(rng: random.Random, pairs: float = 0.6, free: float = 0.15) -> S
 
 
 def complete(wish: Scene, rng: random.Random) -> Scene:
-    """Draw every attribute left free (an unnamed background is mostly white) and place the objects."""
+    """Draw every attribute left free (an unnamed background is mostly white, an unnamed size medium) and place the objects."""
     colors = {o.color for o in wish.objects}
     background = wish.background
     if background is None:
@@ -120,7 +122,7 @@ def complete(wish: Scene, rng: random.Random) -> Scene:
         background = likely if likely in others and rng.random() < 0.8 else rng.choice(others)
     objects = []
     for o in wish.objects:
-        size = o.size or rng.choice(list(SIZES))
+        size = o.size or ("medium" if rng.random() < 0.8 else rng.choice(list(SIZES)))
         objects.append(
             replace(
                 o,
@@ -131,15 +133,15 @@ def complete(wish: Scene, rng: random.Random) -> Scene:
             )
         )
     if len(objects) == 1:
-        placed = [replace(objects[0], x=rng.uniform(0.38, 0.62), y=rng.uniform(0.38, 0.62))]
+        placed = [replace(objects[0], x=rng.uniform(*_MIDDLE), y=rng.uniform(*_MIDDLE))]
         return Scene(tuple(placed), background, None)
     first, second = objects
     axis = wish.axis or rng.choice(AXES)
-    gaps = [rng.uniform(0.6, 1.4) for _ in range(3)]
+    gaps = [rng.uniform(0.9, 1.1) for _ in range(3)]
     room = (1 - 2 * first.radius - 2 * second.radius) / sum(gaps)
     a = room * gaps[0] + first.radius
     b = 1 - room * gaps[2] - second.radius
-    across = [rng.uniform(0.42, 0.58) for _ in range(2)]
+    across = [rng.uniform(*_MIDDLE) for _ in range(2)]
     if axis == "horizontal":
         return Scene((replace(first, x=a, y=across[0]), replace(second, x=b, y=across[1])), background, axis)
     return Scene((replace(first, x=across[0], y=a), replace(second, x=across[1], y=b)), background, axis)
