@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -192,3 +195,101 @@ def test_a_worker_that_dies_ends_the_run_and_the_next_one_continues(tmp_path: Pa
     assert "a worker process ended with code -9" in error
     assert finish(*common, "--latency", 0.5, "--quiet") == 0
     assert verify(Dataset(tmp_path / "out"), reader=False) == []
+
+
+def test_a_worker_killed_in_mid_message_ends_the_run(tmp_path: Path) -> None:
+    table = tmp_path / "prompts.txt"
+    table.write_text("".join(f"{number} {'word ' * 20000}\n" for number in range(60)))
+    process = start("generate", table, "-o", tmp_path / "out", "--model", "fake", "--workers", 2, "--seed", 1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not list((tmp_path / "out").glob("images/*/*.png")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(1)  # the pipes fill
+    if not children.exists():
+        process.kill()
+        process.communicate()
+        pytest.skip("needs /proc to find the workers")
+    for pid in children.read_text().split():
+        if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(int(pid), signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
+    error = process.communicate(timeout=20)[1]
+    assert process.returncode == 1
+    assert "a worker process ended with code -9" in error
+
+
+@pytest.mark.parametrize("after", [0.01, 0.06])
+@pytest.mark.parametrize("to", [os.kill, os.killpg])
+def test_an_interrupt_while_workers_are_started_leaves_no_traceback(
+    tmp_path: Path, prompts: Path, after: float, to: Callable[[int, int], None]
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imagemill", "generate", prompts, "-o", "out", "--model", "fake", "--workers", "12"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (tmp_path / "out" / "README.md").exists():
+        assert process.poll() is None
+        time.sleep(0.002)
+    time.sleep(after)
+    to(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in error
+
+
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(tmp_path: Path, prompts: Path) -> None:
+    slow = ("-o", "out", "--model", "fake", "--latency", "0.2", "--batch-size", "1", "--quiet")
+    process = subprocess.Popen(
+        [
+            "/bin/sh",
+            "-c",
+            'trap "" HUP; exec "$@"',
+            "sh",
+            sys.executable,
+            "-m",
+            "imagemill",
+            "generate",
+            prompts,
+            *slow,
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+    while not (tmp_path / "out" / "README.md").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize("place", range(1, 12))
+def test_a_folder_that_cannot_be_synced_is_an_error_with_a_hint(
+    imagemill: Command, prompts: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    fsync, seen = os.fsync, 0
+
+    def failing(descriptor: int) -> None:
+        nonlocal seen
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            seen += 1
+            if seen == place:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    ran = imagemill("generate", prompts, "-o", "out", "--model", "fake", "--seed", 1)
+    assert ran.code == 1
+    assert "hint: check the disk" in ran.err
+
+
+def test_a_disk_with_no_room_for_the_lock_exits_with_6(
+    imagemill: Command, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    assert imagemill("generate", prompts, "-o", "out", "--model", "fake").code == 6

@@ -6,13 +6,18 @@ import json
 import random
 import re
 import shutil
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import imagemill as package
 from imagemill.dataset import Dataset
 from imagemill.images import decode, embedded_recipe, is_marked, open_image
+from imagemill.models.fake import Fake
+from imagemill.produce import Report
 
 from .conftest import Command, contents
 
@@ -402,3 +407,80 @@ def test_real_prompt_tables_become_datasets(imagemill: Command, name: str, colum
     assert ran.json["rows_rejected"] == 0
     assert all(isinstance(record[column], str) for record in Dataset("out"))
     assert imagemill("verify", "out").code == 0
+
+
+def test_a_retry_does_not_seal_what_an_interrupted_run_has_left(tmp_path: Path) -> None:
+    def stop(report: Report) -> None:
+        if report.failed:
+            raise KeyboardInterrupt
+
+    job: dict[str, Any] = {"model": "fake", "seed": 1, "batch_size": 1, "fail_text": "2", "fail_attempts": 1}
+    prompts = [f"picture {number}" for number in range(9)]
+    with pytest.raises(KeyboardInterrupt):
+        package.generate(prompts, "out", **job, latency=0.05, progress=stop)
+    package.retry(Dataset("out"))
+    assert Dataset("out").counts().pending > 0
+    assert not Dataset("out").part(1).sealed
+    assert package.verify(package.generate(prompts, "out", **job, latency=0.05), reader=False) == []
+
+
+def test_a_retry_seals_what_a_killed_one_has_completed(imagemill: Command, prompts: Path) -> None:
+    imagemill("generate", prompts, "-o", "out", *FAKE, "--fail-text", "number 3", "--fail-attempts", 1)
+    assert imagemill("retry", "out").code == 0
+    seals = Path("out/.imagemill/seals.jsonl")
+    seals.write_text("".join(seals.read_text().splitlines(keepends=True)[:-1]))  # killed before the seal
+    assert imagemill("verify", "out", "--no-reader").code == 3
+    assert imagemill("retry", "out").code == 0
+    assert imagemill("verify", "out", "--no-reader").code == 0
+
+
+def test_a_model_that_leaves_requests_without_a_result_has_failed(
+    imagemill: Command, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Fake.make
+    monkeypatch.setattr(Fake, "make", lambda *arguments: islice(make(*arguments), 5))
+    ran = imagemill("generate", prompts, "-o", "out", *FAKE)
+    assert ran.code == 1
+    assert "left 7 of 12 requests without a result" in ran.err
+
+
+def test_a_folder_called_like_a_model_does_not_hide_it(imagemill: Command, prompts: Path) -> None:
+    for _ in range(2):
+        assert imagemill("generate", prompts, "-o", "fake", *FAKE).code == 0
+
+
+def test_a_retried_image_names_the_model_like_its_neighbors(
+    imagemill: Command, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = Fake.info
+    monkeypatch.setattr(Fake, "info", lambda self: replace(info(self), name="other"))  # as `diffusers:NAME` does
+    imagemill("generate", prompts, "-o", "out", *FAKE, "--fail-text", "number 3", "--fail-attempts", 1)
+    assert imagemill("retry", "out").code == 0
+    assert {record["model"] for record in Dataset("out")} == {"other"}
+
+
+def test_a_dataset_without_our_own_state_is_still_one(imagemill: Command, prompts: Path) -> None:
+    imagemill("generate", prompts, "-o", "out", *FAKE)
+    shutil.rmtree("out/.imagemill")
+    assert imagemill("retry", "out").code == 0
+    shutil.rmtree("out/.imagemill")
+    assert imagemill("generate", prompts, "-o", "out", *FAKE).code == 0
+    assert imagemill("verify", "out", "--no-reader").code == 0
+
+
+@pytest.mark.parametrize("job", ["a = 1", "a = ", "\udcff"])
+def test_a_job_file_of_another_program_is_explained(imagemill: Command, job: str) -> None:
+    Path("out").mkdir()
+    Path("out/job.toml").write_bytes(job.encode(errors="surrogateescape"))
+    assert imagemill("status", "out").code == 2
+
+
+def test_an_error_leaves_no_writer_behind() -> None:
+    with pytest.raises(ZeroDivisionError):
+        package.generate(["a"], "out", model="fake", progress=lambda _: 1 // 0)  # type: ignore[arg-type,return-value]
+    assert Dataset("out").writer == ""
+
+
+def test_half_a_surrogate_pair_in_a_python_text_is_rejected() -> None:
+    dataset = package.generate(["a", "\ud800"], "out", model="fake")
+    assert [reject["line"] for reject in dataset.rejects()] == [2]

@@ -420,3 +420,9 @@ def test_the_fingerprint_tells_every_change_of_a_row(change: Callable[[dict[str,
     changed = dict(row)
     change(changed)
     assert table([row], per_row=True).sha256 != table([changed], per_row=True).sha256
+
+
+def test_a_number_beyond_every_float_becomes_text() -> None:
+    big = 10**400
+    rows = read_table([{"prompt": "a", "n": 1}, {"prompt": "b", "n": big}], PromptTable()).rows
+    assert [row.columns["n"] for row in rows] == ["1", str(big)]

@@ -113,7 +113,7 @@ def random_wish(rng: random.Random, pairs: float = 0.6, free: float = 0.1) -> Sc
 
 
 def complete(wish: Scene, rng: random.Random) -> Scene:
-    """Draw every attribute left free (an unnamed background is mostly white, an unnamed size medium) and place the objects."""
+    """Draw every attribute left free and place the objects; mostly on white, and of medium size, when not told."""
     colors = {o.color for o in wish.objects}
     background = wish.background
     if background is None:

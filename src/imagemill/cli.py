@@ -192,7 +192,8 @@ def _retry(arguments: Sequence[str]) -> int:
     parsed = parse(parser, arguments)
     terminal = Terminal(parsed.quiet, parsed.json)
     dataset = Dataset(parsed.dataset)
-    with Meter(terminal, sum(dataset.counts().failed.values())) as meter:
+    failed = dataset.counts().failed
+    with Meter(terminal, sum(failed.get(reason, 0) for reason in parsed.reason or failed)) as meter:
         report = retry(dataset, parsed.reason, parsed.workers, meter)
     terminal.say(f"{number(report.total, 'request')} tried again · {number(report.done, 'image')} made")
     return _finish(terminal, Dataset(parsed.dataset))
@@ -246,6 +247,8 @@ def _write_sheet(dataset: Dataset, path: Path, limit: int, columns: int) -> None
     from imagemill.dataset.files import make_folder, write_file
     from imagemill.images import contact_sheet, decode, encode
 
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"a sheet is a PNG, got: `{path}`", f"call it `{path.with_suffix('.png')}`")
     if limit < 1 or columns < 1:
         raise UsageError("a sheet has at least one image and one column", "give `--limit` and `--columns` from 1")
 
@@ -276,9 +279,10 @@ def _demo(arguments: Sequence[str]) -> int:
     )
     with Meter(terminal, 2 * len(EXAMPLES)) as meter:
         dataset = imagemill.generate(EXAMPLES, parsed.output, images_per_prompt=2, seed=7, progress=meter)
-    sheet = Path(parsed.output).with_suffix(".png")
+    folder = Path(parsed.output).resolve()
+    sheet = folder.with_name(f"{folder.name}.png")
     _write_sheet(dataset, sheet, 2 * len(EXAMPLES), 6)
-    terminal.say(f"the dataset is in {parsed.output}, all its images on one sheet in {sheet}")
+    terminal.say(f"the dataset is in {parsed.output}, all its images on one sheet in {os.path.relpath(sheet)}")
     print(parsed.output)
     return 0
 
@@ -328,6 +332,7 @@ def _doctor(arguments: Sequence[str]) -> int:
 
 
 Command = Callable[[Sequence[str]], int]
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMANDS: dict[str, tuple[Command, str]] = {
     "demo": (_demo, "make 24 images with the built-in model: no GPU, no key, no network"),
     "generate": (_generate, "a prompt table becomes an image dataset"),
@@ -368,6 +373,9 @@ def run(arguments: Sequence[str]) -> int:
 
             print(f"imagemill {package_version('imagemill')}")
             return 0
+        for argument in arguments:
+            if not argument.isascii() and argument != argument.encode(errors="replace").decode():
+                raise UsageError(f"the argument {argument!a} is not UTF-8 text", "write it in UTF-8")
         if arguments[0] not in COMMANDS:
             raise UsageError(
                 f"there is no command `{arguments[0]}`",
@@ -378,8 +386,10 @@ def run(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        command = shlex.join(["imagemill", *arguments])
-        print(f"\ninterrupted; nothing is lost. Continue: {command}", file=sys.stderr)
+        told = ""
+        if arguments[0] in {"demo", "generate", "retry"}:
+            told = f"; nothing is lost. Continue: {shlex.join(['imagemill', *arguments])}"
+        print(f"\ninterrupted{told}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -388,13 +398,16 @@ def run(arguments: Sequence[str]) -> int:
 
 def _interrupt(*_: object) -> NoReturn:
     """Stop in good order at the first signal; the next one has its usual, immediate effect."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_DFL)
+    for signum in _SIGNALS:
+        if signal.getsignal(signum) is _interrupt:
+            signal.signal(signum, signal.SIG_DFL)
     raise KeyboardInterrupt
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, _interrupt)
+    for signum in _SIGNALS:
+        # `nohup` and `&` in a script mean what they say.
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _interrupt)
     sys.exit(run(sys.argv[1:]))

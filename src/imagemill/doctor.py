@@ -21,8 +21,7 @@ def findings(folder: Path) -> dict[str, str]:
         "disk": f"{size(shutil.disk_usage(folder).free)} free in {folder}",
         "local models": _local(),
     }
-    for package in ("datasets",):
-        found[package] = package_version(package) or f"not installed: pip install {package}"
+    found["datasets"] = package_version("datasets") or "not installed: pip install datasets"
     for token in _TOKENS:
         found[token] = "set" if os.environ.get(token) else "not set"
     return found

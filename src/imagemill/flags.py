@@ -28,7 +28,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
         wrong = unknown[0].partition("=")[0]
         raise UsageError(
             f"there is no argument `{wrong}`" if wrong.startswith("-") else f"`{wrong}` is one argument too many",
-            did_you_mean(wrong, flags) if wrong.startswith("-") else f"see `{parser.prog} --help`",
+            (wrong.startswith("-") and did_you_mean(wrong, flags)) or f"see `{parser.prog} --help`",
         )
     return parsed
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import queue
 import threading
 import time
@@ -20,6 +19,8 @@ from typing import Any
 from imagemill.dataset.card import write_card
 from imagemill.dataset.files import make_folder, sync_folder, write_file
 from imagemill.dataset.folder import Dataset, failure_line
+from imagemill.environment import cores
+from imagemill.errors import ImagemillError, ModelError
 from imagemill.executors.base import Executor, Sink
 from imagemill.images import EXTENSIONS, ImageFormat, encode
 from imagemill.models.base import Model, Result
@@ -102,17 +103,28 @@ def produce(
     """
     write_card(dataset)
     report = Report(len(requests))
-    with _Committer(dataset, requests, report, progress) as committer:
-        work = committer.until_failure(batches(requests, output.maker.batch_size))
-        if requests:
-            executor.run(partial(_make_images, model, output), work, committer.put)
+    try:
+        with _Committer(dataset, requests, report, progress) as committer:
+            work = committer.until_failure(batches(requests, output.maker.batch_size))
+            if requests:
+                executor.run(partial(_make_images, model, output), work, committer.put)
+    except BaseException:
+        with suppress(ImagemillError):
+            write_card(dataset)
+        raise
     write_card(dataset)
+    unanswered = report.total - report.done - report.failed.total()
+    if unanswered:
+        raise ModelError(
+            f"the model ended and left {unanswered:,} of {report.total:,} requests without a result",
+            "the same command continues; every request must have one result",
+        )
     return report
 
 
 def _make_images(model: Model, output: Output, work: Iterable[Batch], sink: Sink) -> None:
     """Run the model over batches; encode and write its images on other threads. This is what a worker does."""
-    threads = min(8, os.cpu_count() or 1)
+    threads = min(8, cores())
     # Images wait here when the disk is slower than the model: enough to level out, bounded in memory.
     slots = threading.Semaphore(4 * threads)
     errors: list[BaseException] = []
@@ -182,7 +194,7 @@ class _Committer:
 
     def until_failure(self, work: Iterable[Batch]) -> Iterator[Batch]:
         """Hand out work until something cannot be committed."""
-        # A model takes its first batch when it has been loaded: from here its speed is measured.
+        # A model in this process takes its first batch when it has been loaded: from here its speed is measured.
         self._start = time.perf_counter()
         for batch in work:
             if self._error:
@@ -221,7 +233,9 @@ class _Committer:
                 self._report.done += len(records)
             self._left[number] -= sum(outcome.part == number for outcome in outcomes)
             if self._left[number] == 0:
-                part.seal()
+                # A retry ends before what an interrupted run has left in the part.
+                if part.complete:
+                    part.seal()
                 write_card(self._dataset)
         self._report.seconds = time.perf_counter() - self._start
         if self._progress and outcomes:

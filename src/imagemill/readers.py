@@ -342,7 +342,8 @@ def _read_parquet(source: Any, compression: str | None, collector: _Collector) -
 
 def _read_values(items: Iterable[Any], collector: _Collector) -> None:
     for number, item in enumerate(items, start=1):
-        _take(number, item, str(item)[:_START], collector)
+        # Half a surrogate pair can be in a Python text, and not in a file of rejects.
+        _take(number, item, str(item)[:_START].encode(errors="replace").decode(), collector)
 
 
 def _read_hugging_face(name: str, collector: _Collector) -> None:

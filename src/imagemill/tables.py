@@ -334,7 +334,7 @@ def _typed_column(values: list[Any]) -> list[Any]:
         return values
     if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
         return values
-    if kinds <= {int, float} and all(math.isfinite(value) and abs(value) < 2**63 for value in values):
+    if kinds <= {int, float} and all(abs(value) < 2**63 for value in values):
         return [float(value) for value in values]
     texts = [value if isinstance(value, str) else "" if _missing(value) else _json_text(value) for value in values]
     times = [bool(_TIMESTAMP.fullmatch(text)) for text in texts]
@@ -353,4 +353,6 @@ def _is_time(text: str) -> bool:
 
 
 def _json_text(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    if value is None or isinstance(value, bool | int | float | list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)

@@ -19,7 +19,15 @@ from imagemill.cli import run
 from tests.conftest import contents
 
 ARGUMENTS = ["--model", "fake", "--images-per-prompt", "2", "--seed", "5", "--batch-size", "4", "--quiet"]
-CALLS = {"kill": ("replace", "write", "fsync", "ftruncate", "unlink"), "ENOSPC": ("write",), "EIO": ("fsync",)}
+CALLS = {
+    "kill": ("replace", "write", "pwrite", "fsync", "ftruncate", "unlink"),
+    "ENOSPC": ("write", "pwrite"),
+    "EIO": ("fsync",),
+}
+    "kill": ("replace", "write", "pwrite", "fsync", "ftruncate", "unlink"),
+    "ENOSPC": ("write", "pwrite"),
+    "EIO": ("fsync",),
+}
 EXPECTED = {"ENOSPC": 6, "EIO": 1}
 
 
@@ -35,7 +43,11 @@ def fork(action: Callable[[], int]) -> int:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        os._exit(action())
+        try:
+            os._exit(action())
+        finally:
+            # A traceback is no answer: it must not be taken for exit code 1.
+            os._exit(70)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

@@ -15,7 +15,7 @@ from imagemill.records import to_json
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turn the system's errors into ours; a failed fsync is never tried again, what it wrote counts as lost."""
     try:
         yield
@@ -29,7 +29,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def temporary(path: Path) -> Path:
     """The name a file has until it is whole; readers of datasets pass over a leading point."""
-    return path.with_name(f".{path.name}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def write_file(path: Path, content: bytes, durable_name: bool = True) -> None:
@@ -38,7 +38,7 @@ def write_file(path: Path, content: bytes, durable_name: bool = True) -> None:
     With `durable_name=False` the caller syncs the folder later, once for many files.
     """
     new = temporary(path)
-    with _explained(path):
+    with explained(path):
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             try:
@@ -51,14 +51,14 @@ def write_file(path: Path, content: bytes, durable_name: bool = True) -> None:
             with suppress(OSError):
                 new.unlink()
             raise
-        if durable_name:
-            sync_folder(path.parent)
+    if durable_name:
+        sync_folder(path.parent)
 
 
 def append_lines(path: Path, lines: Iterable[Any]) -> None:
     """Append JSON lines in one write and wait until they are on disk."""
     content = "".join(to_json(line) + "\n" for line in lines).encode()
-    with _explained(path):
+    with explained(path):
         new = not path.exists()
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
@@ -73,8 +73,8 @@ def append_lines(path: Path, lines: Iterable[Any]) -> None:
                 raise
         finally:
             os.close(descriptor)
-        if new:
-            sync_folder(path.parent)
+    if new:
+        sync_folder(path.parent)
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
@@ -85,17 +85,18 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 def make_folder(path: Path) -> None:
     """Create a folder and the ones above it."""
-    with _explained(path):
+    with explained(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def sync_folder(path: Path) -> None:
     """Wait until the names in a folder are on disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with explained(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_lines(path: Path) -> list[Any]:

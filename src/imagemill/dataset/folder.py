@@ -19,8 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from imagemill.dataset.files import append_lines, encode_lines, make_folder, parse_lines, read_lines, write_file
+from imagemill.dataset.files import (
+    append_lines,
+    encode_lines,
+    explained,
+    make_folder,
+    parse_lines,
+    read_lines,
+    write_file,
+)
 from imagemill.errors import LockedError, UsageError
+from imagemill.plan import PART_SIZE
 from imagemill.records import RECORD_KEYS, Record, Reject, Request, order_of
 
 if TYPE_CHECKING:
@@ -69,6 +78,12 @@ class Part:
     def sealed(self) -> bool:
         """Whether all requests of the part have ended and its lines are in plan order."""
         return self.name in self.dataset.seals
+
+    @property
+    def complete(self) -> bool:
+        """Whether all requests planned for the part have ended, so that it may be sealed."""
+        planned: int = min(PART_SIZE, self.dataset.job["plan"]["requests"] - (self.number - 1) * PART_SIZE)
+        return len(self.dataset.ended(self, self.dataset.failures())) == planned
 
     def append(self, records: Iterable[Record]) -> None:
         """Commit records whose images are in place."""
@@ -157,9 +172,9 @@ class Dataset:
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"`{folder}` is a file", "choose another output folder")
-        if folder.is_dir() and not (folder / ".imagemill").is_dir() and any(folder.iterdir()):
+        ours = (folder / ".imagemill").is_dir() or (folder / "job.toml").is_file()
+        if folder.is_dir() and not ours and any(folder.iterdir()):
             raise UsageError(f"`{folder}` is not empty and holds no dataset", "choose another output folder")
-        make_folder(folder / ".imagemill")
         with _locked(folder):
             yield folder
 
@@ -181,10 +196,13 @@ class Dataset:
     @property
     def job(self) -> dict[str, Any]:
         """What made the dataset: every parameter, the concrete seed, the model's revision."""
-        job = tomllib.loads(self.job_file.read_text())
-        if job["format"] != FORMAT:
+        try:
+            job = tomllib.loads(self.job_file.read_bytes().decode())
+        except ValueError as error:
+            raise UsageError(f"`{self.job_file}` cannot be read: {error}", "is it imagemill's?") from None
+        if job.get("format") != FORMAT:
             raise UsageError(
-                f"`{self.folder}` has format {job['format']}, this imagemill knows {FORMAT}",
+                f"`{self.folder}` has format {job.get('format')}, this imagemill knows {FORMAT}",
                 "install a newer imagemill",
             )
         return job
@@ -208,7 +226,7 @@ class Dataset:
     def parts(self) -> list[Part]:
         """The parts that exist, in order."""
         names = (path.name for path in (self.folder / "images").glob("part-*") if path.is_dir())
-        return [self.part(int(name.removeprefix("part-"))) for name in sorted(names)]
+        return [self.part(int(name[5:])) for name in sorted(names) if re.fullmatch(r"part-\d{6,}", name)]
 
     def part(self, number: int) -> Part:
         """One part by its number, from 1, whether or not it exists yet."""
@@ -226,7 +244,7 @@ class Dataset:
         name = Path(name).name
         for part in self.parts:
             for record in part.records():
-                if name in {record["file_name"], Path(record["file_name"]).stem}:
+                if name in {record.get("file_name"), Path(str(record.get("file_name"))).stem}:
                     return part, record
         raise UsageError(f"`{self.folder}` has no image `{name}`", "names look like `prompt_0_image_0.png`")
 
@@ -269,9 +287,10 @@ class Dataset:
         names = {Path(record["file_name"]).stem for record in part.records()}
         return names | {name for name, failure in failures.items() if failure["part"] == part.number}
 
-    def write_rejects(self, rejects: Iterable[Reject]) -> None:
+    @staticmethod
+    def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
         """Write which rows of the table could not be used."""
-        write_file(self.rejects_file, encode_lines(reject.to_table() for reject in rejects))
+        write_file(folder / ".imagemill" / "rejects.jsonl", encode_lines(reject.to_table() for reject in rejects))
 
     def append_failures(self, failures: Iterable[Mapping[str, Any]]) -> None:
         """Commit requests that ended without an image."""
@@ -318,7 +337,9 @@ def failed_request(failure: Mapping[str, Any]) -> Request:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     path = folder / ".imagemill" / "lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    make_folder(path.parent)
+    with explained(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -327,10 +348,13 @@ def _locked(folder: Path) -> Iterator[None]:
                 f"`{folder}` is being written by {_writer(folder) or 'another process'}",
                 "wait until it has finished, or stop it",
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-        yield
-        os.ftruncate(descriptor, 0)
+        with explained(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        try:
+            yield
+        finally:
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 

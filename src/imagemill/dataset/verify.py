@@ -98,8 +98,8 @@ def _record(part: Part, record: dict[str, Any], types: dict[str, type]) -> Itera
             yield f"`{key}` is a {type(value).__name__}, elsewhere a {types[key].__name__}"
         if isinstance(value, float) and not math.isfinite(value):
             yield f"`{key}` is {value}"
-    if not 0 <= record["seed"] < SEED_LIMIT:
-        yield f"the seed {record['seed']} is out of range"
+    if not isinstance(record["seed"], int) or not 0 <= record["seed"] < SEED_LIMIT:
+        yield f"the seed is {record['seed']!r}, not a whole number below 2^32"
     path = part.folder / record["file_name"]
     if not path.is_file():
         yield "the file is absent"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 from collections.abc import Iterable, Iterator
-from multiprocessing.connection import wait
-from typing import Any
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, cast
 
 from pydantic import Field
 
@@ -36,85 +38,109 @@ class Local(Executor):
         context = multiprocessing.get_context("spawn")
         # Two batches wait for each worker: enough to keep it busy, and little to lose.
         waiting = context.Queue(2 * self.workers)
-        finished = context.SimpleQueue()
-        stop = threading.Event()
-        processes = [
-            context.Process(target=_work, args=(task, waiting, finished), daemon=True) for _ in range(self.workers)
-        ]
-        feeder = threading.Thread(target=_feed, args=(work, waiting, self.workers, stop, finished), daemon=True)
+        started, stop = threading.Event(), threading.Event()
+        errors: list[BaseException] = []
+        workers: dict[Connection, BaseProcess] = {}
+
+        def start() -> None:
+            # Not before a process can ignore an interrupt from the terminal may it get one.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                while len(workers) < self.workers and not stop.is_set():
+                    # Each has a pipe of its own, which ends with it: one killed in mid-message blocks nobody.
+                    finished, sender = context.Pipe(duplex=False)
+                    process = context.Process(target=_work, args=(task, waiting, sender), daemon=True)
+                    process.start()
+                    sender.close()
+                    workers[finished] = process
+            except OSError as error:
+                errors.append(ModelError(f"no worker process can be started: {error}", "try fewer `--workers`"))
+            finally:
+                started.set()
+
+        # In a thread of its own, for an interrupt is raised in the main one and would leave a process half started.
+        starter = threading.Thread(target=start)
+        feeder = threading.Thread(target=_feed, args=(work, waiting, self.workers, stop, errors), daemon=True)
         try:
-            for process in processes:
-                process.start()
-            feeder.start()
-            self._collect(processes, finished, sink)
+            starter.start()
+            # Not `join`: Python 3.11 takes a thread for ended when an interrupt has ended the waiting for it.
+            started.wait()
+            if not errors:
+                feeder.start()
+                _collect(dict(workers), sink)
         finally:
             stop.set()
-            for process in processes:
-                process.terminate()
+            started.wait()
+            for process in workers.values():
+                process.kill()
+            # Whoever writes the dataset next must be the only one.
+            for process in workers.values():
+                process.join()
             waiting.cancel_join_thread()
-
-    @staticmethod
-    def _collect(processes: list[Any], finished: Any, sink: Sink) -> None:
-        running = {process.sentinel: process for process in processes}
-        ended = 0
-        while ended < len(processes):
-            ready = wait([finished._reader, *running])
-            while not finished.empty():
-                kind, value = finished.get()
-                if kind == "result":
-                    sink(value)
-                elif kind == "error":
-                    raise value
-                else:
-                    ended += 1
-            for sentinel in ready:
-                process = running.get(sentinel)
-                if process is not None:
-                    process.join()
-                    del running[process.sentinel]
-                    if process.exitcode:
-                        raise ModelError(
-                            f"a worker process ended with code {process.exitcode}",
-                            "was the machine out of memory? try fewer `--workers`; the same command continues",
-                        )
+        if errors:
+            raise errors[0]
 
 
-def _feed(work: Iterable[Any], waiting: Any, workers: int, stop: threading.Event, finished: Any) -> None:
+def _collect(workers: dict[Connection, BaseProcess], sink: Sink) -> None:
+    while workers:
+        for finished in cast("list[Connection]", wait(list(workers))):
+            try:
+                kind, value = finished.recv()
+            except (EOFError, OSError):
+                process = workers[finished]
+                process.join()
+                raise ModelError(
+                    f"a worker process ended with code {process.exitcode}",
+                    "was the machine out of memory? try fewer `--workers`; the same command continues",
+                ) from None
+            if kind == "result":
+                sink(value)
+            elif kind == "error":
+                raise value
+            else:
+                del workers[finished]
+
+
+def _feed(work: Iterable[Any], waiting: Any, workers: int, stop: threading.Event, errors: list[BaseException]) -> None:
+    for item in _with_ends(work, workers, stop, errors):
+        while not stop.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+
+
+def _with_ends(work: Iterable[Any], workers: int, stop: threading.Event, errors: list[BaseException]) -> Iterator[Any]:
     try:
-        for item in _with_ends(work, workers, stop):
-            while not stop.is_set():
-                try:
-                    waiting.put(item, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-    except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
-        finished.put(("error", error))
-
-
-def _with_ends(work: Iterable[Any], workers: int, stop: threading.Event) -> Iterator[Any]:
-    for item in work:
-        if stop.is_set():
-            return
-        yield item
+        for item in work:
+            if stop.is_set():
+                return
+            yield item
+    except BaseException as error:  # noqa: BLE001 - raised again where the workers are waited for
+        errors.append(error)
     for _ in range(workers):
         yield _END
 
 
-def _work(task: Task, waiting: Any, finished: Any) -> None:
+def _work(task: Task, waiting: Any, sender: Connection) -> None:
     """Run in a worker process."""
-    import signal
-
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     # An interrupt on the terminal reaches every process; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    lock = threading.Lock()
+
+    def send(kind: str, value: Any) -> None:
+        with lock:
+            sender.send((kind, value))
+
     try:
-        task(iter(waiting.get, _END), lambda value: finished.put(("result", value)))
-        finished.put(("end", None))
+        task(iter(waiting.get, _END), lambda value: send("result", value))
+        send("end", None)
     except ImagemillError as error:
-        finished.put(("error", error))
+        send("error", error)
     except Exception as error:  # noqa: BLE001 - handed to the process that waits
-        finished.put(("error", ModelError(f"a worker stopped: {type(error).__name__}: {error}")))
+        send("error", ModelError(f"a worker stopped: {type(error).__name__}: {error}"))
 
 
 def _end_with_parent() -> None:

@@ -95,9 +95,10 @@ def find_model(name: str, parameters: Mapping[str, Any]) -> Model:
     id. Raises UsageError for anything else.
     """
     component, colon, rest = name.partition(":")
-    if colon and component in component_names("models"):
+    known = component_names("models")
+    if colon and component in known:
         parameters = {**parameters, "model": rest}
-    elif Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    elif name not in known and (Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
         component, parameters = "diffusers", {**parameters, "model": name}
     else:
         component = name

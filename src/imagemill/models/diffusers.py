@@ -10,7 +10,9 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 from imagemill.environment import cores
 from imagemill.errors import MissingExtra, ModelError, UsageError
@@ -53,7 +55,7 @@ class Pipeline(Model):
     """Where it runs: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Number format of the weights; `auto` is float32 on a CPU and bfloat16 elsewhere."""
-    threads: int | Literal["auto"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """CPU threads; they decide the last bits, so they are kept for the whole dataset."""
 
     @abstractmethod
@@ -126,7 +128,7 @@ class Pipeline(Model):
                 self.folder(), dtype=getattr(torch, self.dtype), use_safetensors=True, local_files_only=True
             )
             pipeline.to(self.device)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, AssertionError) as error:
             raise ModelError(f"`{self.model_name()}` cannot be loaded: {error}", "see `imagemill doctor`") from error
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

@@ -143,10 +143,10 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
             # Another process may have made or changed the dataset since the job was prepared.
             _check_same(folder, Dataset(folder).job, prepared.job)
         _write_if_changed(folder / ".imagemill" / "environment.json", _environments(prepared))
+        Dataset.write_rejects(folder, prepared.table.rejects)
         Dataset.write_job(folder, prepared.job)
         dataset = Dataset(folder)
         dataset.recover()
-        dataset.write_rejects(prepared.table.rejects)
         return produce(
             dataset,
             pending_requests(dataset, prepared.plan.requests()),
@@ -198,6 +198,11 @@ def retry(dataset: Dataset, reasons: Iterable[str] = (), workers: int = 1, progr
         model, output = restore(dataset)
         for number in sorted({request.part for request in requests}):
             dataset.part(number).unseal()
+        if not requests:
+            # An interrupted retry may have left open what it had completed.
+            for part in dataset.parts:
+                if not part.sealed and part.complete:
+                    part.seal()
         return produce(dataset, requests, model, output, executor, progress)
 
 
@@ -212,7 +217,7 @@ def restore(dataset: Dataset) -> tuple[Model, Output]:
             f"`{step['model_revision']}`",
             "install the version that made it",
         )
-    maker = Maker(step["model"], step["model_revision"], step["model_parameters"], step["batch_size"])
+    maker = Maker(info.name, step["model_revision"], step["model_parameters"], step["batch_size"])
     return model, Output(dataset.folder, maker, step["image_format"], step["metadata"], step["mark"])
 
 
