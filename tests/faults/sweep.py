@@ -24,10 +24,6 @@ CALLS = {
     "ENOSPC": ("write", "pwrite"),
     "EIO": ("fsync",),
 }
-    "kill": ("replace", "write", "pwrite", "fsync", "ftruncate", "unlink"),
-    "ENOSPC": ("write", "pwrite"),
-    "EIO": ("fsync",),
-}
 EXPECTED = {"ENOSPC": 6, "EIO": 1}
 
 
