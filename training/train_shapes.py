@@ -250,11 +250,12 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def train_unet(plan: Plan, tokenizer: CLIPTokenizer, device: str, work: Path) -> nn.ModuleDict:
-    """Train the denoiser, and the text encoder at a fifth of its rate; both end as moving averages."""
+    """Train the denoiser, which ends as a moving average."""
     torch.manual_seed(3)
     scheduler = make_scheduler()
     vae = AutoencoderKL.from_pretrained(work / "vae").to(device)
-    text = CLIPTextModel.from_pretrained(work / "text_encoder").to(device).train()
+    # It stays as it is: trained along, it forgets shapes while the denoiser still learns backgrounds.
+    text = CLIPTextModel.from_pretrained(work / "text_encoder").to(device).eval()
     unet = UNet2DConditionModel(
         sample_size=PIXELS // 4,
         in_channels=4,
@@ -267,15 +268,10 @@ def train_unet(plan: Plan, tokenizer: CLIPTokenizer, device: str, work: Path) ->
         cross_attention_dim=text.config.hidden_size,
         attention_head_dim=4,
     ).to(device)
-    groups = [
-        {"params": list(unet.parameters()), "share": 1.0},
-        {"params": list(text.parameters()), "share": 0.2},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=plan.unet_rate, weight_decay=1e-3, fused=True)
-    both = nn.ModuleDict({"unet": unet, "text_encoder": text})
-    average = deepcopy(both)
-    parameters, averaged = list(both.parameters()), [p.detach() for p in average.parameters()]
-    checkpoint = Checkpoint(work / "unet.pt", plan.unet_steps, both=both, average=average, optimizer=optimizer)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=plan.unet_rate, weight_decay=1e-3, fused=True)
+    average = deepcopy(unet)
+    parameters, averaged = list(unet.parameters()), [p.detach() for p in average.parameters()]
+    checkpoint = Checkpoint(work / "unet.pt", plan.unet_steps, unet=unet, average=average, optimizer=optimizer)
     pool = min(plan.unet_pool, plan.unet_steps)
     with torch.no_grad():
         pictures = [
@@ -290,11 +286,11 @@ def train_unet(plan: Plan, tokenizer: CLIPTokenizer, device: str, work: Path) ->
         noise = torch.randn_like(x)
         # More of the noisy steps, where a caption decides what is drawn.
         times = (torch.rand(len(x), device=device) ** 0.7 * scheduler.config.num_train_timesteps).long()
-        hidden = text(token_ids(tokenizer, texts).to(device)).last_hidden_state
+        with torch.no_grad():
+            hidden = text(token_ids(tokenizer, texts).to(device)).last_hidden_state
         guess = unet(scheduler.add_noise(x, noise, times), times, hidden).sample
         loss = F.mse_loss(guess, scheduler.get_velocity(x, noise, times))
-        for group in optimizer.param_groups:
-            group["lr"] = plan.unet_rate * group["share"] * rate_at(step, plan.unet_steps)
+        optimizer.param_groups[0]["lr"] = plan.unet_rate * rate_at(step, plan.unet_steps)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -303,7 +299,7 @@ def train_unet(plan: Plan, tokenizer: CLIPTokenizer, device: str, work: Path) ->
         torch._foreach_lerp_(averaged, [p.detach() for p in parameters], share)
         report("unet", step, plan.unet_steps, loss)
         checkpoint.keep(step)
-    return average
+    return nn.ModuleDict({"unet": average, "text_encoder": text})
 
 
 def report(part: str, step: int, steps: int, loss: torch.Tensor, more: str = "") -> None:
