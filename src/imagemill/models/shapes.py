@@ -50,6 +50,6 @@ class Shapes(Pipeline):
             num_inference_steps=20,
             guidance_scale=3.0,
             note=NOTE,
-            seconds_per_image=0.36 / cores(),
-            bytes_per_image=9_000,
+            seconds_per_image=0.26 / cores(),
+            bytes_per_image=6_000,
         )
