@@ -300,7 +300,7 @@ def _models(arguments: Sequence[str]) -> int:
         lines = [f"{parsed.name}: {_summary(parsed.name)}", ""]
         for parameter in found.parameters():
             kind = "|".join(parameter.choices) or parameter.type
-            lines.append(f"  {parameter.flag} {kind}\n      {parameter_help(parameter)}".replace("%%", "%"))
+            lines.append(f"  {parameter.flag} {kind}\n      {parameter_help(parameter)}")
         terminal.data(found.model_json_schema(), "\n".join(lines))
         return 0
     summaries = {name: _summary(name) for name in component_names("models")}

@@ -44,7 +44,7 @@ def add_parameters(
         options: dict[str, Any] = {
             "dest": parameter.name,
             "default": argparse.SUPPRESS,
-            "help": parameter_help(parameter),
+            "help": parameter_help(parameter).replace("%", "%%"),
         }
         if parameter.type == "boolean":
             options["action"] = argparse.BooleanOptionalAction
@@ -58,10 +58,10 @@ def add_parameters(
 
 
 def parameter_help(parameter: Parameter) -> str:
-    """The help of a field with its bounds and default, as argparse wants it."""
+    """The help of a field with its bounds and default."""
     shown = "" if parameter.default in (None, "", [], False) else f"default: {parameter.default}"
     notes = "; ".join(note for note in (parameter.bounds, shown) if note)
-    return (parameter.help + (f" [{notes}]" if notes else "")).replace("%", "%%")
+    return parameter.help + (f" [{notes}]" if notes else "")
 
 
 def given(arguments: argparse.Namespace, *components: type[Component]) -> dict[str, Any]:
