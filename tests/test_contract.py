@@ -18,7 +18,7 @@ from imagemill.errors import ImagemillError
 from imagemill.executors.base import Executor, Sink
 from imagemill.models.base import Model, Result
 from imagemill.operators.generate import Generate
-from imagemill.records import FailureReason, Request
+from imagemill.records import Batch, FailureReason, Request
 
 if TYPE_CHECKING:
     from imagemill.images import Pixels
@@ -180,7 +180,7 @@ def test_its_images_have_the_size_that_was_asked_for(name: str) -> None:
     wide = requests(model, 2, width=info.width + info.size_multiple)
     low = [replace(request, image=1) for request in requests(model, 1, height=info.height - info.size_multiple)]
     high = [replace(request, image=2) for request in requests(model, 3)]
-    found = pixels(model.make([wide, tuple(low), tuple(high)], 3))
+    found = pixels(model.make([Batch(wide, 3), Batch(tuple(low), 3), Batch(tuple(high), 3)]))
     for request in [*wide, *low, *high]:
         assert found[request.name].shape == (request.height, request.width, 3)
         assert found[request.name].dtype == np.uint8
@@ -191,18 +191,18 @@ def test_every_request_has_one_result_however_the_stream_is_cut(name: str) -> No
     model = runnable(name)
     asked = requests(model, 3)
     for cut in ([asked[:2], asked[2:]], [asked], [(request,) for request in asked]):
-        results = list(model.make(iter(cut), 3))
+        results = list(model.make(Batch(part, 3) for part in cut))
         assert sorted(result.request.name for result in results) == [request.name for request in asked]
-    assert list(model.make([], 3)) == []
+    assert list(model.make([])) == []
 
 
 @every_model
 def test_an_image_does_not_depend_on_its_neighbors(name: str) -> None:
     model = runnable(name)
     asked = requests(model, 3)
-    together = pixels(model.make([asked], 3))
-    alone = pixels(model.make([(request,) for request in asked], 3))
-    turned = pixels(model.make([asked[::-1]], 3))
+    together = pixels(model.make([Batch(asked, 3)]))
+    alone = pixels(model.make([Batch((request,), 3) for request in asked]))
+    turned = pixels(model.make([Batch(asked[::-1], 3)]))
     for request in asked:
         assert np.array_equal(together[request.name], alone[request.name])
         assert np.array_equal(together[request.name], turned[request.name])
@@ -215,7 +215,7 @@ def test_seed_and_prompt_decide_the_image(name: str) -> None:
     other_seed = replace(first, image=1, seed=first.seed - 1)
     other_prompt = replace(first, image=2, prompt="a small black cross on a yellow background")
     same = replace(first, image=3)
-    found = pixels(model.make([(first, other_seed, other_prompt, same)], 4))
+    found = pixels(model.make([Batch((first, other_seed, other_prompt, same), 4)]))
     assert np.array_equal(found[first.name], found[same.name])
     assert not np.array_equal(found[first.name], found[other_seed.name])
     assert not np.array_equal(found[first.name], found[other_prompt.name])
@@ -226,12 +226,12 @@ def test_a_request_that_fails_fails_alone(reason: str) -> None:
     fake = find_component("models", "fake").parse({"fail_text": "blue", "fail_reason": reason})
     assert isinstance(fake, Model)
     asked = requests(fake, 4)
-    results = {result.request.prompt.split()[1]: result for result in fake.make([asked], 4)}
+    results = {result.request.prompt.split()[1]: result for result in fake.make([Batch(asked, 4)])}
     assert (results["blue"].reason, results["blue"].pixels) == (reason, None)
     assert results["blue"].message
     healthy = pixels(result for color, result in results.items() if color != "blue")
     assert len(healthy) == 3
-    untouched = pixels(runnable("fake").make([asked], 4))
+    untouched = pixels(runnable("fake").make([Batch(asked, 4)]))
     assert all(np.array_equal(image, untouched[key]) for key, image in healthy.items())
 
 
@@ -239,7 +239,7 @@ def test_a_fake_failure_can_end_after_some_attempts() -> None:
     fake = find_component("models", "fake").parse({"fail_text": "red", "fail_attempts": 2})
     assert isinstance(fake, Model)
     tries = [replace(request, attempt=attempt) for attempt in (1, 2, 3) for request in requests(fake, 1)]
-    assert [result.reason for result in fake.make([tuple(tries)], 1)] == ["model_error", "model_error", None]
+    assert [result.reason for result in fake.make([Batch(tuple(tries), 3)])] == ["model_error", "model_error", None]
 
 
 def test_a_share_of_fake_requests_fails_by_seed() -> None:
@@ -247,7 +247,7 @@ def test_a_share_of_fake_requests_fails_by_seed() -> None:
     assert isinstance(fake, Model)
     base = requests(fake, 1)[0]
     asked = tuple(replace(base, image=number, seed=number * 2**22) for number in range(1_024))
-    failed = [result.request.image for result in fake.make([asked], 8) if result.reason]
+    failed = [result.request.image for result in fake.make([Batch(asked, 1_024)]) if result.reason]
     assert failed == list(range(256))
 
 

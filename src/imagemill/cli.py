@@ -66,7 +66,7 @@ def _generate(arguments: Sequence[str]) -> int:
     parsed = parse(parser, arguments)
     terminal = Terminal(parsed.quiet, parsed.json)
     prepared = prepare(parsed.table, parsed.output, given(parsed, Generate, model), parsed.workers)
-    for line in prepared.table.talk:
+    for line in prepared.talk:
         terminal.say(line)
     if prepared.info.note and "model" not in vars(parsed):
         terminal.say(prepared.info.note)

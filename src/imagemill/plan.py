@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 from imagemill.errors import UsageError
-from imagemill.records import SEED_LIMIT, Request, Row, Sampling, safe_column
+from imagemill.records import SEED_LIMIT, Batch, Request, Row, Sampling, Size, safe_column
 from imagemill.tables import PromptTable, parse_template
 
 PART_SIZE = 1_000
 """Images in a part, as in DiffusionDB."""
 
-Batch = tuple[Request, ...]
-"""Requests that share a forward pass."""
+
+_NONE: Mapping[str, Any] = {"negative_prompt": "", "guidance_scale": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,15 @@ class _Variant:
 class Plan:
     """All requests of a job, in order, a function of the table and the parameters alone."""
 
-    def __init__(self, rows: Sequence[Row], options: PromptTable, sampling: Sampling) -> None:
-        """Plan for all `rows` of a table; `sampling` is complete: no seed of -1, nothing left to the model."""
+    def __init__(
+        self, rows: Sequence[Row], options: PromptTable, sampling: Sampling, unused: Collection[str] = ()
+    ) -> None:
+        """Plan for all `rows` of a table; `sampling` is complete: no seed of -1, nothing left to the model.
+
+        `unused` names what the model does not take, of `negative_prompt` and `guidance_scale`: requests have none.
+        """
         self.options = options
+        self._unused = {name: _NONE[name] for name in unused}
         self.sampling = sampling
         self.variants = _variants(options)
         self._template = parse_template(options.template) if options.template else None
@@ -52,7 +58,13 @@ class Plan:
         for row in self.rows:
             count = self._images(row)
             for number, variant in enumerate(self.variants):
-                values = {**self.sampling.model_dump(), **row.overrides, **variant.overrides}
+                values = {
+                    **self.sampling.model_dump(),
+                    "negative_prompt": row.negative_prompt or self.sampling.negative_prompt,
+                    **row.overrides,
+                    **variant.overrides,
+                    **self._unused,
+                }
                 told = variant.overrides.get("seed", row.overrides.get("seed"))
                 for image in range(count):
                     yield Request(
@@ -61,9 +73,7 @@ class Plan:
                         part=position // PART_SIZE + 1,
                         id=row.id,
                         prompt=self._prompt(row, variant),
-                        negative_prompt=variant.overrides.get(
-                            "negative_prompt", row.negative_prompt or self.sampling.negative_prompt
-                        ),
+                        negative_prompt=values["negative_prompt"],
                         seed=self._seeds[row.id, image] if told is None else (told + image) % SEED_LIMIT,
                         width=values["width"],
                         height=values["height"],
@@ -85,31 +95,27 @@ class Plan:
         return " ".join(text for text in (self.options.prompt_prefix, prompt, self.options.prompt_postfix) if text)
 
 
-def batches(requests: Iterable[Request], batch_size: int) -> Iterator[Batch]:
+def batches(requests: Iterable[Request], sizes: Mapping[Size, int], per_row_guidance: bool = False) -> Iterator[Batch]:
     """Put requests that can share a forward pass together, in the order in which groups fill.
 
-    A shuffled table is so cut like a sorted one: only the last batch of each kind is short.
+    `sizes` says how many, by width and height. A shuffled table is so cut like a sorted one: only the last batch of
+    each kind is short.
     """
     groups: defaultdict[tuple[Any, ...], list[Request]] = defaultdict(list)
     for request in requests:
-        group = groups[_kind(request)]
+        kind = _kind(request, per_row_guidance)
+        group = groups[kind]
         group.append(request)
-        if len(group) == batch_size:
-            yield tuple(group)
-            group.clear()
+        if len(group) == sizes[request.size]:
+            yield Batch(tuple(groups.pop(kind)), sizes[request.size])
     for group in groups.values():
-        if group:
-            yield tuple(group)
+        yield Batch(tuple(group), sizes[group[0].size])
 
 
-def _kind(request: Request) -> tuple[Any, ...]:
-    return (
-        request.width,
-        request.height,
-        request.num_inference_steps,
-        request.guidance_scale,
-        request.scheduler,
-    )
+def _kind(request: Request, per_row_guidance: bool) -> tuple[Any, ...]:
+    # Without guidance the pass is half as wide.
+    guidance = request.guidance_scale > 1 if per_row_guidance else request.guidance_scale
+    return (*request.size, request.num_inference_steps, guidance, request.scheduler)
 
 
 def derive_seed(job_seed: int, row_id: str, image: int, attempt: int = 0) -> int:

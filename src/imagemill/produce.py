@@ -24,8 +24,8 @@ from imagemill.errors import ImagemillError, ModelError
 from imagemill.executors.base import Executor, Sink
 from imagemill.images import EXTENSIONS, ImageFormat, encode
 from imagemill.models.base import Model, Result
-from imagemill.plan import Batch, batches
-from imagemill.records import Maker, Record, Request
+from imagemill.plan import batches
+from imagemill.records import Batch, Maker, Record, Request, Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,14 @@ class Output:
     image_format: ImageFormat
     metadata: bool
     mark: bool
+    per_row_guidance: bool
+    batch_sizes: Mapping[Size, int] = field(default_factory=dict)
+    """Filled when the model has been measured."""
 
-    def encode(self, request: Request, pixels: Any) -> bytes:
-        """The bytes of the file for one image."""
-        recipe = {**request.recipe, **self.maker.recipe} if self.metadata else None
-        return encode(pixels, self.image_format, recipe, self.mark)
+    def recipe(self, result: Result) -> dict[str, Any]:
+        """Everything that decides the pixels of a result."""
+        batch_size = result.batch_size or self.batch_sizes[result.request.size]
+        return {**result.request.recipe, **self.maker.recipe, "batch_size": batch_size}
 
 
 @dataclass(slots=True)
@@ -105,7 +108,7 @@ def produce(
     report = Report(len(requests))
     try:
         with _Committer(dataset, requests, report, progress) as committer:
-            work = committer.until_failure(batches(requests, output.maker.batch_size))
+            work = committer.until_failure(batches(requests, output.batch_sizes, output.per_row_guidance))
             if requests:
                 executor.run(partial(_make_images, model, output), work, committer.put)
     except BaseException:
@@ -138,7 +141,7 @@ def _make_images(model: Model, output: Output, work: Iterable[Batch], sink: Sink
             sink(future.result())
 
     with ThreadPoolExecutor(threads, "imagemill-encode") as pool:
-        for result in model.make(work, output.maker.batch_size):
+        for result in model.make(work):
             if errors:
                 break
             slots.acquire()
@@ -151,16 +154,17 @@ def _store(output: Output, result: Result) -> _Outcome:
     request = result.request
     if result.pixels is None:
         return _Outcome(request.part, failure=failure_line(request, result.reason or "model_error", result.message))
-    data = output.encode(request, result.pixels)
+    recipe = output.recipe(result)
+    data = encode(result.pixels, output.image_format, recipe if output.metadata else None, output.mark)
     name = f"{request.name}.{EXTENSIONS[output.image_format]}"
     folder = output.folder / "images" / f"part-{request.part:06d}"
     make_folder(folder)
     write_file(folder / name, data, durable_name=False)
     record = {
         "file_name": name,
-        **request.recipe,
-        **output.maker.recipe,
+        **recipe,
         "sha256": hashlib.sha256(data).hexdigest(),
+        **result.columns,
         **request.columns,
     }
     return _Outcome(request.part, record=record)

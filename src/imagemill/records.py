@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any, Literal
 
 from pydantic import Field
@@ -14,6 +15,9 @@ from imagemill.component import Component
 
 SEED_LIMIT = 2**32
 """Seeds stay below this, so that every reader keeps them as integers."""
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 Record = dict[str, Any]
 """One line of `metadata.jsonl`: one image and all that is known of it."""
@@ -137,6 +141,16 @@ class Request:
             "scheduler": self.scheduler,
         }
 
+    @property
+    def size(self) -> Size:
+        """Width and height."""
+        return self.width, self.height
+
+    def reseeded(self, attempt: int) -> Request:
+        """The same request with another seed, a function of its own."""
+        digest = blake2b(f"{self.seed}\0{attempt}".encode(), digest_size=4).digest()
+        return replace(self, seed=int.from_bytes(digest))
+
     @staticmethod
     def from_record(record: Mapping[str, Any], part: int, attempt: int = 1) -> Request:
         """Read back what made an image."""
@@ -160,14 +174,21 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests that share a forward pass."""
+
+    requests: tuple[Request, ...]
+    size: int
+    """How many requests the pass has room for; a shorter batch is padded, so that it makes the same bits."""
+
+
+@dataclass(frozen=True, slots=True)
 class Maker:
-    """Who made an image: the model with everything that decides its pixels beside the request."""
+    """Who made an image: the model with everything that decides its pixels beside request and batch size."""
 
     model: str
     model_revision: str
     model_parameters: Mapping[str, Any]
-    batch_size: int
-    """How many requests share a forward pass; short batches are padded to it."""
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -176,7 +197,6 @@ class Maker:
             "model": self.model,
             "model_revision": self.model_revision,
             "model_parameters": json.dumps(self.model_parameters, sort_keys=True),
-            "batch_size": self.batch_size,
         }
 
 

@@ -9,7 +9,7 @@ from imagemill.dataset import Dataset
 from imagemill.errors import ImagemillError
 from imagemill.images import EXTENSIONS, decode, embedded_recipe, encode, is_marked, open_image, psnr
 from imagemill.models.base import find_model
-from imagemill.records import Maker, Request
+from imagemill.records import Batch, Maker, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,7 @@ def reproduce(dataset: Dataset, name: str) -> Reproduction:
     """
     part, record = dataset.find(name)
     file_name = record["file_name"]
-    maker = Maker(
-        record["model"], record["model_revision"], json.loads(record["model_parameters"]), record["batch_size"]
-    )
+    maker = Maker(record["model"], record["model_revision"], json.loads(record["model_parameters"]))
     request = Request.from_record(record, part.number)
     try:
         data = (part.folder / file_name).read_bytes()
@@ -43,13 +41,15 @@ def reproduce(dataset: Dataset, name: str) -> Reproduction:
         if revision != maker.model_revision:
             return Reproduction(file_name, "cannot", f"the model is now `{revision}`, it was `{maker.model_revision}`")
         kept = open_image(data)
-        (result,) = model.make([(request,)], maker.batch_size)
+        (result,) = model.make([Batch((request,), record["batch_size"])])
     except (ImagemillError, OSError, ValueError) as error:
         return Reproduction(file_name, "cannot", str(getattr(error, "message", error)))
     if result.pixels is None:
         return Reproduction(file_name, "cannot", f"the model failed with {result.reason}: {result.message}")
     image_format = next(form for form, extension in EXTENSIONS.items() if file_name.endswith("." + extension))
-    recipe = {**request.recipe, **maker.recipe} if embedded_recipe(kept) is not None else None
+    recipe = None
+    if embedded_recipe(kept) is not None:
+        recipe = {**result.request.recipe, **maker.recipe, "batch_size": result.batch_size or record["batch_size"]}
     again = encode(result.pixels, image_format, recipe, is_marked(kept))
     if again == data:
         return Reproduction(file_name, "bit-exact", "the file is the same, byte by byte")

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from imagemill.models.base import Model, ModelInfo, Result
-from imagemill.records import Request
+from imagemill.records import Batch
 
 
 class Checker(Model):
@@ -30,10 +30,10 @@ class Checker(Model):
             batch_size=4,
         )
 
-    def make(self, batches: Iterable[tuple[Request, ...]], batch_size: int) -> Iterator[Result]:
+    def make(self, batches: Iterable[Batch]) -> Iterator[Result]:
         """Draw each request."""
         for batch in batches:
-            for request in batch:
+            for request in batch.requests:
                 y = np.arange(request.height) * self.squares // request.height
                 x = np.arange(request.width) * self.squares // request.width
                 light = (y[:, None] + x[None, :]) % 2 * (128 + request.seed % 128)

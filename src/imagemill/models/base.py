@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from imagemill.component import Component, component_names, find_component
 from imagemill.errors import UsageError
-from imagemill.records import FailureReason, Request
+from imagemill.records import Batch, FailureReason, Request, Size
 
 if TYPE_CHECKING:
     from imagemill.images import Pixels
@@ -31,7 +31,11 @@ class ModelInfo:
     guidance_scale: float
     scheduler: str
     batch_size: int
-    """Requests that share a forward pass when the user leaves it to the model."""
+    """Requests that share a forward pass when nobody has said or measured how many."""
+    takes_negative_prompt: bool = True
+    takes_guidance: bool = True
+    per_row_guidance: bool = False
+    """Whether requests with different guidance can share a forward pass."""
     schedulers: tuple[str, ...] = ()
     """Those it can use, by k-diffusion name; empty when it pays no heed."""
     size_multiple: int = 1
@@ -50,13 +54,30 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What only a loaded model can tell."""
+
+    batch_sizes: Mapping[Size, int]
+    """Requests that share a forward pass, by width and height."""
+    reproducibility: str
+    """As in ModelInfo."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What decides the bits beside versions and processor: the device's name, the attention backend."""
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """How one request ended: with pixels, or with a reason."""
 
     request: Request
+    """The one asked for; with another seed where the model had to draw again."""
     pixels: Pixels | None = None
     reason: FailureReason | None = None
     message: str = ""
+    batch_size: int | None = None
+    """The size of the batch it was really made in, when that had to be smaller than planned."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What the model adds to the record: the same keys for each of its images."""
 
 
 class Model(Component, ABC):
@@ -79,12 +100,22 @@ class Model(Component, ABC):
         del workers
         return {}
 
+    def measure(self, sizes: Mapping[Size, int], batch_size: int | None) -> Measured:
+        """Load and find out what only a loaded model tells, once for a dataset on a machine.
+
+        `sizes` are those of a job's images, with how many there may be of each; `batch_size` is what the user said,
+        None to choose. Raises ModelError.
+        """
+        info = self.info()
+        chosen = {size: batch_size or min(info.batch_size, count) for size, count in sizes.items()}
+        return Measured(chosen, info.reproducibility)
+
     @abstractmethod
-    def make(self, batches: Iterable[tuple[Request, ...]], batch_size: int) -> Iterator[Result]:
+    def make(self, batches: Iterable[Batch]) -> Iterator[Result]:
         """Load, then turn batches into results, in any order; a failing request is a result, never an exception.
 
-        Every batch runs at the shape of `batch_size` requests, a short one padded, so that an image's bits do not
-        depend on how many came with it. Raises ModelError when nothing can go on.
+        Every batch runs at the shape of its `size`, a short one padded, so that an image's bits do not depend on how
+        many came with it. Raises ModelError when nothing can go on.
         """
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from imagemill.models.base import Model, ModelInfo, Result
-from imagemill.records import FailureReason, Request, to_json
+from imagemill.records import Batch, FailureReason, Request, to_json
 
 if TYPE_CHECKING:
     from imagemill.images import Pixels
@@ -43,6 +43,7 @@ class Fake(Model):
             guidance_scale=1.0,
             scheduler="none",
             batch_size=8,
+            per_row_guidance=True,
             license="cc0-1.0",
             note="draws colored squares that depend on the request and on nothing else",
             seconds_per_image=0.001 + self.latency / 8,
@@ -50,13 +51,12 @@ class Fake(Model):
             reproducibility="row_exact",
         )
 
-    def make(self, batches: Iterable[tuple[Request, ...]], batch_size: int) -> Iterator[Result]:
+    def make(self, batches: Iterable[Batch]) -> Iterator[Result]:
         """Draw each request of each batch."""
-        del batch_size
         held = bytearray(self.memory * 2**20)
         for batch in batches:
             time.sleep(self.latency)
-            for request in batch:
+            for request in batch.requests:
                 if self._fails(request):
                     yield Result(request, reason=self.fail_reason, message=f"asked to fail, attempt {request.attempt}")
                 else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import imagemill
 from imagemill.environment import cores
@@ -35,8 +36,11 @@ EXAMPLES = (
 class Shapes(Pipeline):
     """The built-in model: needs no network, no key and no GPU."""
 
-    def folder(self) -> Path:
+    batch_size: ClassVar[int | None] = 8
+
+    def folder(self, weights: bool = True) -> Path:
         """Part of the package."""
+        del weights
         return Path(imagemill.__file__).parent / "weights" / "shapes"
 
     def model_name(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,15 +16,17 @@ from imagemill.dataset.files import write_file
 from imagemill.dataset.folder import FORMAT, Counts, Dataset, failed_request
 from imagemill.environment import environment
 from imagemill.errors import SomeFailed, UsageError, did_you_mean
+from imagemill.executors.base import Sink
 from imagemill.executors.local import Local
 from imagemill.images import MAX_PIXELS, ImageFormat
-from imagemill.models.base import Model, ModelInfo, find_model
+from imagemill.models.base import Measured, Model, ModelInfo, find_model
 from imagemill.plan import Plan
 from imagemill.produce import Output, Progress, Report, pending_requests, produce
-from imagemill.records import SEED_LIMIT, Maker, Sampling
+from imagemill.records import SEED_LIMIT, Maker, Row, Sampling, Size
 from imagemill.tables import PromptTable, Table, read_table
 
 DEFAULT_MODEL = "shapes"
+_TAKES = {"negative_prompt": "takes_negative_prompt", "guidance_scale": "takes_guidance"}
 Talk = Callable[[str], None]
 
 
@@ -32,7 +35,7 @@ class Generate(Sampling, PromptTable):
 
     model: str = DEFAULT_MODEL
     """What makes the images: `shapes` (built in), a folder, a hub id, or another name from `imagemill models`."""
-    batch_size: int | Literal["auto"] = Field("auto")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Images that share a forward pass, or `auto`; decides the last bits, so it is kept for the whole dataset."""
     image_format: ImageFormat = "png"
     """File format; PNG and WebP are lossless, JPEG has quality 95."""
@@ -59,6 +62,8 @@ class Prepared:
     counts: Counts | None
     """Where the dataset stands, when there is one."""
     executor: Local
+    talk: list[str]
+    """What the user should know of it."""
 
     def estimate(self) -> tuple[float | None, int | None]:
         """Guess the seconds that are left and the bytes of all images; None for what nobody knows of the model."""
@@ -105,14 +110,10 @@ def prepare(
     if isinstance(table, Iterable) and not isinstance(table, str | Path):
         table = list(table)
     read = read_table(table, options)
-    plan = Plan(read.rows, options, sampling)
+    unused = [name for name in ("negative_prompt", "guidance_scale") if not getattr(info, _TAKES[name])]
+    plan = Plan(read.rows, options, sampling, unused)
     _check_requests(plan, info)
-    batch_size = options.batch_size
-    if batch_size == "auto":
-        batch_size = step.get("batch_size", min(info.batch_size, plan.images_of_table))
-    if batch_size < 1:
-        raise UsageError(f"`batch_size` must be at least 1, got: `{batch_size}`", "leave it out for `auto`")
-    maker = Maker(info.name, info.revision, model.to_table(), batch_size)
+    maker = Maker(info.name, info.revision, model.to_table())
     job = _job(_table_name(table), read, options, sampling, plan, maker, info)
     if found:
         _check_same(folder, found, job)
@@ -123,11 +124,12 @@ def prepare(
         plan=plan,
         model=model,
         info=info,
-        output=Output(folder, maker, options.image_format, options.metadata, options.mark),
+        output=Output(folder, maker, options.image_format, options.metadata, options.mark, info.per_row_guidance),
         job=job,
         found=found,
         counts=Dataset(folder).counts() if found else None,
         executor=executor,
+        talk=[*read.talk, *_left_out(unused, options, read.rows, info)],
     )
 
 
@@ -142,7 +144,7 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
         if path.is_file():
             # Another process may have made or changed the dataset since the job was prepared.
             _check_same(folder, Dataset(folder).job, prepared.job)
-        _write_if_changed(folder / ".imagemill" / "environment.json", _environments(prepared))
+        output = _measured(prepared)
         Dataset.write_rejects(folder, prepared.table.rejects)
         Dataset.write_job(folder, prepared.job)
         dataset = Dataset(folder)
@@ -151,7 +153,7 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
             dataset,
             pending_requests(dataset, prepared.plan.requests()),
             prepared.model,
-            prepared.output,
+            output,
             prepared.executor,
             progress,
         )
@@ -217,8 +219,10 @@ def restore(dataset: Dataset) -> tuple[Model, Output]:
             f"`{step['model_revision']}`",
             "install the version that made it",
         )
-    maker = Maker(info.name, step["model_revision"], step["model_parameters"], step["batch_size"])
-    return model, Output(dataset.folder, maker, step["image_format"], step["metadata"], step["mark"])
+    maker = Maker(info.name, step["model_revision"], step["model_parameters"])
+    sizes = _sizes(step["batch_sizes"])
+    formats = step["image_format"], step["metadata"], step["mark"]
+    return model, Output(dataset.folder, maker, *formats, info.per_row_guidance, sizes)
 
 
 def raise_if_all_failed(dataset: Dataset) -> None:
@@ -280,6 +284,15 @@ def _check_requests(plan: Plan, info: ModelInfo) -> None:
             raise UsageError(f"{where} {width}×{height} are more than {MAX_PIXELS:,} pixels", "ask for a smaller size")
 
 
+def _left_out(unused: Iterable[str], options: Generate, rows: Iterable[Row], info: ModelInfo) -> list[str]:
+    """Say what was asked for and the model does not take."""
+    asked = {
+        "negative_prompt": bool(options.negative_prompt) or any(row.negative_prompt for row in rows),
+        "guidance_scale": options.guidance_scale is not None or any("guidance_scale" in row.overrides for row in rows),
+    }
+    return [f"`{info.name}` takes no `{name}`: images and records have none" for name in unused if asked[name]]
+
+
 def _table_name(source: str | Path | Iterable[Any]) -> str:
     """What to call a table in the dataset, which may be published: never where it lies on this machine."""
     if not isinstance(source, str | Path):
@@ -307,7 +320,7 @@ def _job(
                 "model_revision": maker.model_revision,
                 "license": info.license,
                 **sampling.to_table(),
-                "batch_size": maker.batch_size,
+                "batch_size": options.batch_size,
                 "image_format": options.image_format,
                 "metadata": options.metadata,
                 "mark": options.mark,
@@ -331,6 +344,7 @@ def _check_same(folder: Path, found: Mapping[str, Any], job: Mapping[str, Any]) 
         old["plan.requests"] = new["plan.requests"]
     for values in (old, new):
         values.pop("input.table")
+        values.pop("step.batch_sizes", None)
     differences = [
         f"`{key.rpartition('.')[2]}` was `{_shown(old.get(key))}`, now `{_shown(new.get(key))}`"
         for key in dict.fromkeys([*old, *new])
@@ -357,15 +371,41 @@ def _shown(value: object) -> str:
     return "not given" if value is None else str(value)
 
 
-def _environments(prepared: Prepared) -> bytes:
-    """Every environment that worked on the dataset, in order; more than one means that bits may differ."""
-    path = prepared.output.folder / ".imagemill" / "environment.json"
+def _measured(prepared: Prepared) -> Output:
+    """Complete the output and the job with the batch sizes, and write down the environment.
+
+    What the dataset's files say of this machine already is not measured again.
+    """
+    output, options = prepared.output, prepared.options
+    path = output.folder / ".imagemill" / "environment.json"
     known = json.loads(path.read_text())["environments"] if path.is_file() else []
-    device = prepared.output.maker.model_parameters.get("device", "cpu")
-    here = {**environment(), "device": device, "reproducibility": prepared.info.reproducibility}
-    if not known or known[-1] != here:
-        known.append(here)
-    return (json.dumps({"environments": known}, indent=1) + "\n").encode()
+    here = {**environment(), "device": output.maker.model_parameters.get("device", "cpu")}
+    sizes = _sizes(prepared.found["steps"][0]["batch_sizes"]) if prepared.found else {}
+    wanted = {request.size: prepared.plan.images_of_table for request in prepared.plan.requests()}
+    if set(wanted) - set(sizes) or not any(here.items() <= entry.items() for entry in known):
+        found: list[Measured] = []
+        batch_size = None if options.batch_size == "auto" else options.batch_size
+        prepared.executor.run(partial(_measure, prepared.model, batch_size), [wanted], found.append)
+        (measured,) = found
+        # What was chosen once stays.
+        sizes = {**measured.batch_sizes, **sizes}
+        here |= {"reproducibility": measured.reproducibility, **measured.environment}
+        # In order; more than one environment means that bits may differ.
+        if not known or known[-1] != here:
+            _write_if_changed(path, (json.dumps({"environments": [*known, here]}, indent=1) + "\n").encode())
+    prepared.job["steps"][0]["batch_sizes"] = {f"{w}x{h}": count for (w, h), count in sorted(sizes.items())}
+    return replace(output, batch_sizes=sizes)
+
+
+def _measure(model: Model, batch_size: int | None, work: Iterable[Mapping[Size, int]], sink: Sink) -> None:
+    for sizes in work:
+        sink(model.measure(sizes, batch_size))
+
+
+def _sizes(table: Mapping[str, int]) -> dict[Size, int]:
+    """Read batch sizes as `job.toml` has them."""
+    pairs = ((key.partition("x"), value) for key, value in table.items())
+    return {(int(width), int(height)): value for (width, _, height), value in pairs}
 
 
 def _write_if_changed(path: Path, content: bytes) -> None:

@@ -1,0 +1,287 @@
+"""Local diffusers pipelines: a folder or a hub id."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from imagemill.environment import cores
+from imagemill.errors import ModelError, UsageError
+from imagemill.models.base import Measured, Model, ModelInfo, Result
+from imagemill.models.diffusers.families import FAMILIES, Traits, general_traits, traits
+from imagemill.models.diffusers.folders import (
+    Hub,
+    Lora,
+    check_safe,
+    import_package,
+    license_of,
+    read_config,
+    revision_of,
+)
+from imagemill.models.diffusers.schedulers import scheduler_name, scheduler_table
+from imagemill.records import Batch, Request, Size
+
+if TYPE_CHECKING:
+    from imagemill.models.diffusers.engine import Engine
+
+
+class Pipeline(Model):
+    """A diffusers pipeline in a folder."""
+
+    batch_size: ClassVar[int | None] = None
+    """What suits the model everywhere; None to measure it."""
+
+    device: str = "auto"
+    """Where it runs: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Number format of the weights; `auto` is float32 on a CPU and bfloat16 elsewhere."""
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """CPU threads; they decide the last bits, so they are kept for the whole dataset."""
+    exact: bool = True
+    """The same bits whatever else is in a batch: short ones are padded, and kernels are not chosen by speed alone."""
+    compile: bool = False
+    """Compile the denoiser: slower to start, faster from then on."""
+    attention: str = "default"
+    """How attention is computed, by diffusers' names, such as `native`, `flash`, `_flash_3` or `xformers`."""
+    offload: Literal["none", "model", "sequential"] = "none"
+    """For a small GPU: only the part at work (`model`), or only its layer (`sequential`), is in its memory; slower."""
+    safety_retries: int = Field(2, ge=0, le=100)
+    """Other seeds tried when the model's own safety checker, where it has one, blocks a picture."""
+
+    @abstractmethod
+    def folder(self, weights: bool = True) -> Path:
+        """The folder with `model_index.json`, perhaps without weights; raises UsageError when there is none."""
+
+    @abstractmethod
+    def model_name(self) -> str:
+        """As records say it."""
+
+    def automatic(self, workers: int) -> Mapping[str, Any]:
+        """Take the best device that is there, and share its cores."""
+        torch = import_package("torch")
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return {
+            "device": device,
+            "dtype": "float32" if device == "cpu" else "bfloat16",
+            "threads": max(1, cores() // workers),
+        }
+
+    def info(self) -> ModelInfo:
+        """Read the folder's configuration files."""
+        folder = self.folder(weights=False)
+        index = read_config(folder / "model_index.json")
+        denoiser = _part(folder, index, "unet", "transformer")
+        vae = _part(folder, index, "vae", "vqvae")
+        own = _part(folder, index, "scheduler")
+        found = self._traits(index, denoiser)
+        blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [0] * 4
+        factor = 2 ** (len(blocks) - 1)
+        side = denoiser.get("sample_size") or 1024 // factor
+        height, width = side if isinstance(side, list) else (side, side)
+        return ModelInfo(
+            name=self.model_name(),
+            revision=revision_of(folder),
+            width=width * factor,
+            height=height * factor,
+            num_inference_steps=found.num_inference_steps,
+            guidance_scale=found.guidance_scale,
+            scheduler=scheduler_name(own),
+            schedulers=tuple(dict.fromkeys([*scheduler_table(own), scheduler_name(own)])),
+            batch_size=self.batch_size or 8,
+            takes_negative_prompt=found.takes_negative_prompt,
+            takes_guidance=found.takes_guidance,
+            per_row_guidance=found.per_row_guidance,
+            size_multiple=max(8, factor * found.size_factor),
+            license=license_of(folder),
+        )
+
+    def measure(self, sizes: Mapping[Size, int], batch_size: int | None) -> Measured:
+        """Load and measure."""
+        info = self.info()
+        example = Request(
+            0, 0, 1, "0", "a picture", "", 1, info.width, info.height, 2, info.guidance_scale, info.scheduler
+        )
+        return engine_of(self).measure(sizes, example, batch_size or self.batch_size)
+
+    def make(self, batches: Iterable[Batch]) -> Iterator[Result]:
+        """Load the pipeline once and run it over the batches."""
+        yield from engine_of(self).make(batches)
+
+    def loras(self) -> list[tuple[Path, float]]:
+        """LoRA files with their scales."""
+        return []
+
+    def load_options(self) -> dict[str, Any]:
+        """More arguments for diffusers' `from_pretrained`."""
+        return {}
+
+    def _traits(self, index: Mapping[str, Any], denoiser: Mapping[str, Any]) -> Traits:
+        class_name = index["_class_name"]
+        if class_name in FAMILIES:
+            return traits(class_name, self.model_name(), denoiser)
+        pipeline = getattr(import_package("diffusers"), str(class_name), None)
+        if pipeline is None:
+            raise UsageError(f"diffusers has no pipeline `{class_name}`", "a newer diffusers may have it")
+        return general_traits(pipeline)
+
+
+class Diffusers(Pipeline):
+    """Any text-to-image pipeline that diffusers loads."""
+
+    model: str
+    """A folder in diffusers' format, or the id of one on the Hugging Face hub."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; resolved to a commit, which is kept for the whole dataset."""
+    variant: str | None = None
+    """Which of several sets of weights to load, such as `fp16`."""
+    lora: tuple[str, ...] = ()
+    """Weights to add: `FILE-OR-HUB-ID[@REVISION][:SCALE]`; may be repeated."""
+    trust_remote_code: bool = False
+    """Let the model run code of its own; only together with the exact `--revision` that has been read."""
+    hf_cache_dir: str | None = Field(None, exclude=True)
+    """Folder for what comes from the hub, instead of the one in `HF_HOME`; not written down."""
+    offline: bool = Field(False, exclude=True)
+    """Do not ask the hub; what is not in the cache is an error. Not written down."""
+
+    def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
+        """Also pin the revisions of model and LoRAs; what an earlier run pinned stays."""
+        resolved = super().resolve(known, workers)
+        revision = self.revision or known.get("revision")
+        if not Path(self.model).is_dir():
+            revision = self._hub().commit(self.model, revision)
+        pinned = tuple(str(Lora.parse(text).pinned(self._hub())) for text in self.lora)
+        return resolved.model_copy(update={"revision": revision, "lora": pinned})
+
+    def folder(self, weights: bool = True) -> Path:
+        """The folder itself, or the hub's copy in the cache; nothing in it may be a pickle or run code."""
+        path = Path(self.model)
+        if not path.is_dir():
+            path = self._hub().snapshot(self.model, self.revision, weights, self.variant)
+        if not (path / "model_index.json").is_file():
+            raise UsageError(f"`{self.model}` holds no diffusers pipeline: no model_index.json", "name its folder")
+        found = revision_of(path)
+        if self.revision not in (None, found) and Path(self.model).is_dir():
+            raise UsageError(f"`{self.model}` is now `{found}`, not `{self.revision}`", "bring that one back")
+        if self.trust_remote_code and self.revision != found:
+            raise UsageError(
+                "`trust_remote_code` needs the exact revision whose code has been read",
+                f"it is now `--revision {found}`",
+            )
+        check_safe(path, read_config(path / "model_index.json"), self.trust_remote_code)
+        return path
+
+    def model_name(self) -> str:
+        """The folder or id as given."""
+        return self.model
+
+    def loras(self) -> list[tuple[Path, float]]:
+        """The files, checked to be the ones that were pinned."""
+        pinned = [Lora.parse(text).pinned(self._hub()) for text in self.lora]
+        return [(lora.file(self._hub()), lora.scale) for lora in pinned]
+
+    def load_options(self) -> dict[str, Any]:
+        """Variant and permission."""
+        code = {"trust_remote_code": True} if self.trust_remote_code else {}
+        return {"variant": self.variant, **code}
+
+    def _hub(self) -> Hub:
+        return Hub(self.hf_cache_dir, self.offline)
+
+
+def _part(folder: Path, index: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The configuration of the first of these parts that a pipeline has."""
+    for name in names:
+        if name in index:
+            path = folder / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
+            return read_config(path)
+    return {}
+
+
+_LOADED: dict[Pipeline, Engine] = {}
+"""The engine of this process: there is room for one."""
+
+
+def engine_of(options: Pipeline) -> Engine:
+    """The loaded pipeline; raises UsageError and ModelError."""
+    if options not in _LOADED:
+        _LOADED.clear()
+        _LOADED[options] = _load(options)
+    return _LOADED[options]
+
+
+def _load(options: Pipeline) -> Engine:
+    """Load a pipeline onto its device; raises UsageError and ModelError."""
+    folder = options.folder()
+    # Must stand before the device is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch, diffusers = import_package("torch"), import_package("diffusers")
+    from imagemill.models.diffusers.engine import Engine
+
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers = import_package("transformers")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if isinstance(options.threads, int):
+        torch.set_num_threads(options.threads)
+    torch.backends.cudnn.deterministic = options.exact
+    torch.backends.cudnn.benchmark = not options.exact
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not options.exact
+    known = read_config(folder / "model_index.json")["_class_name"] in FAMILIES
+    loader = diffusers.DiffusionPipeline if known else diffusers.AutoPipelineForText2Image
+    try:
+        pipeline = loader.from_pretrained(
+            folder,
+            dtype=getattr(torch, options.dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            **options.load_options(),
+        )
+        _add_loras(pipeline, options.loras())
+        _place(pipeline, options)
+    except (OSError, ValueError, RuntimeError, AssertionError, ImportError, AttributeError, KeyError) as error:
+        raise ModelError(f"`{options.model_name()}` cannot be loaded: {error}", "see `imagemill doctor`") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return Engine(pipeline, options.exact, options.safety_retries)
+
+
+def _add_loras(pipeline: Any, loras: list[tuple[Path, float]]) -> None:
+    """Add LoRAs to the weights themselves, one after the other: then they cost nothing."""
+    for file, scale in loras:
+        pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="lora", local_files_only=True)
+        pipeline.fuse_lora(lora_scale=scale)
+        pipeline.unload_lora_weights()
+
+
+def _place(pipeline: Any, options: Pipeline) -> None:
+    """Bring a pipeline to its device, in the form that is fastest there."""
+    torch = import_package("torch")
+    unet, vae = getattr(pipeline, "unet", None), getattr(pipeline, "vae", None)
+    denoiser: Any = unet or getattr(pipeline, "transformer", None)
+    if vae is not None and vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
+        # Its values do not fit into half precision.
+        vae.to(torch.float32)
+    if options.offload == "model":
+        pipeline.enable_model_cpu_offload(device=options.device)
+    elif options.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=options.device)
+    else:
+        pipeline.to(options.device)
+    if options.attention != "default":
+        denoiser.set_attention_backend(options.attention)
+    if options.device != "cpu":
+        for part in (unet, vae):
+            if part is not None:
+                part.to(memory_format=torch.channels_last)
+    if options.compile:
+        if unet is None and getattr(denoiser, "_repeated_blocks", None):
+            denoiser.compile_repeated_blocks(fullgraph=True)
+        else:
+            denoiser.compile()

@@ -1,0 +1,310 @@
+"""One loaded pipeline, kept busy: texts encoded once, batches drawn, pictures checked and copied off the device."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from imagemill.environment import processor
+from imagemill.models.base import Measured, Result
+from imagemill.models.diffusers.families import FAMILIES, Family, General, Text
+from imagemill.models.diffusers.folders import import_package
+from imagemill.models.diffusers.schedulers import scheduler_name, scheduler_table
+from imagemill.records import Batch, FailureReason, Request, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from imagemill.images import Pixels
+
+_TEXT_BYTES = 256 * 2**20
+"""Embeddings kept, on the device."""
+_FLAT = 2.0
+"""A picture whose values deviate less from their mean, of 255, shows nothing."""
+_LARGEST = 128
+"""The largest batch tried."""
+_KNEE = 1.05
+"""A batch twice as large must be so much faster for each image."""
+_TRIES: dict[FailureReason, int] = {"nan_image": 1, "black_image": 1}
+"""How often a picture with such a fault is drawn again."""
+
+
+class Texts:
+    """Embeddings of texts, each made once while there is room."""
+
+    def __init__(self, family: Family, batch_size: int) -> None:
+        self._family = family
+        self._batch_size = batch_size
+        self._kept: OrderedDict[str, Text] = OrderedDict()
+        self._bytes = 0
+        self.encoded = 0
+        """Texts that have gone through the encoders."""
+
+    def __call__(self, texts: Sequence[str]) -> list[Text]:
+        """Return the embeddings of texts."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self._kept]
+        for start in range(0, len(missing), self._batch_size):
+            part = missing[start : start + self._batch_size]
+            # Always at one shape, so that an embedding's bits do not depend on its neighbors.
+            padded = [*part, *[""] * (self._batch_size - len(part))]
+            self.encoded += len(padded)
+            for text, embedding in zip(part, self._family.encode(padded), strict=False):
+                self._kept[text] = tuple(tensor.clone() for tensor in embedding)
+                self._bytes += _size(self._kept[text])
+        found = [self._kept[text] for text in texts]
+        for text in dict.fromkeys(texts):
+            self._kept.move_to_end(text)
+        while self._bytes > _TEXT_BYTES and self._kept:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        return found
+
+
+def _size(text: Text) -> int:
+    return sum(tensor.nbytes for tensor in text)
+
+
+@dataclass(slots=True)
+class _Drawn:
+    """Pictures of one batch on their way from the device."""
+
+    requests: Sequence[Request]
+    size: int
+    pictures: Tensor
+    """[requests, height, width, 3], uint8."""
+    faults: Tensor
+    """[requests]: 0 none, 1 not finite, 2 flat."""
+    arrived: Any
+    """What to wait for, None on a CPU."""
+
+
+class Engine:
+    """Draws batches with a loaded pipeline."""
+
+    def __init__(self, pipeline: Any, exact: bool, safety_retries: int) -> None:
+        """Take a pipeline that stands on its device; with `exact` short batches are padded."""
+        import torch
+
+        self.pipeline = pipeline
+        family = FAMILIES.get(type(pipeline).__name__, General)
+        self.family = family(pipeline, exact)
+        self.exact = exact
+        self._device: torch.device = self.family.device
+        self.texts = Texts(self.family, 1 if self._device.type == "cpu" else 8)
+        self._own = {**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__}
+        self._schedulers = {scheduler_name(self._own): pipeline.scheduler}
+        self._largest: dict[Size, int] = {}
+        cuda: Any = torch.cuda
+        self._copies = cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self.checker: Any = getattr(pipeline, "safety_checker", None)
+        self._tries = {**_TRIES, "blocked": safety_retries}
+
+    def make(self, batches: Iterable[Batch]) -> Iterator[Result]:
+        """Draw batches; while one is drawn on the device, the one before is copied and checked."""
+        ahead = 1 if self._copies else 0
+        drawn: deque[tuple[Batch, _Drawn]] = deque()
+        for batch in batches:
+            for requests, size in self._cut(batch):
+                try:
+                    drawn.append((batch, self._draw(requests, size)))
+                except Exception as error:  # noqa: BLE001 - whatever a pipeline raises belongs to its requests
+                    while drawn:
+                        yield from self._finish(*drawn.popleft())
+                    yield from self._failed(batch, requests, size, error)
+                while len(drawn) > ahead:
+                    yield from self._finish(*drawn.popleft())
+        while drawn:
+            yield from self._finish(*drawn.popleft())
+
+    def _cut(self, batch: Batch) -> list[tuple[Sequence[Request], int]]:
+        """A batch in as many parts as memory has turned out to demand."""
+        size = min(batch.size, self._largest.get(batch.requests[0].size, batch.size))
+        return [(batch.requests[start : start + size], size) for start in range(0, len(batch.requests), size)]
+
+    def _failed(self, batch: Batch, requests: Sequence[Request], size: int, error: Exception) -> Iterator[Result]:
+        """Try in halves what did not fit into memory, and one by one what failed otherwise."""
+        memory = _is_memory(error)
+        if memory:
+            self._empty_cache()
+        if memory and size > 1:
+            size = math.ceil(size / 2)
+            self._largest[requests[0].size] = size
+            parts = [requests[start : start + size] for start in range(0, len(requests), size)]
+        elif len(requests) > 1:
+            parts = [[request] for request in requests]
+        else:
+            reason: FailureReason = "oom" if memory else "model_error"
+            yield Result(requests[0], reason=reason, message=f"{type(error).__name__}: {error}"[:500])
+            return
+        for part in parts:
+            try:
+                drawn = self._draw(part, size)
+            except Exception as another:  # noqa: BLE001 - as above
+                yield from self._failed(batch, part, size, another)
+            else:
+                yield from self._finish(batch, drawn)
+
+    def _draw(self, requests: Sequence[Request], size: int) -> _Drawn:
+        import torch
+
+        self.pipeline.scheduler = self._scheduler(requests[0].scheduler)
+        missing = size - len(requests) if self.exact else 0
+        with torch.inference_mode():
+            images = self.family.draw([*requests, *[requests[-1]] * missing], self.texts)[: len(requests)]
+            images = images.float()
+            whole = images.isfinite().flatten(1).all(1)
+            flat = images.clamp(0, 1).mul(255).flatten(1).std(1) < _FLAT
+            faults = torch.where(whole, flat.to(torch.uint8) * 2, torch.ones_like(flat, dtype=torch.uint8))
+            pictures = images.nan_to_num(0).clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+            if self._copies is None:
+                return _Drawn(requests, size, pictures.cpu(), faults.cpu(), None)
+            self._copies.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(self._copies):
+                there = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in (pictures, faults)]
+                for target, source in zip(there, (pictures, faults), strict=True):
+                    target.copy_(source, non_blocking=True)
+                    source.record_stream(self._copies)
+                arrived = self._copies.record_event()
+            return _Drawn(requests, size, there[0], there[1], arrived)
+
+    def _finish(self, batch: Batch, drawn: _Drawn) -> Iterator[Result]:
+        for request, pixels, fault in self._checked(drawn):
+            if fault:
+                yield self._again(request, batch, drawn.size, fault)
+            else:
+                yield self._result(request, pixels, batch, drawn.size, 0)
+
+    def _checked(self, drawn: _Drawn) -> list[tuple[Request, Pixels, FailureReason | None]]:
+        if drawn.arrived is not None:
+            drawn.arrived.synchronize()
+        pictures = drawn.pictures.numpy()
+        names: tuple[FailureReason | None, ...] = (None, "nan_image", "black_image")
+        faults = [names[number] for number in drawn.faults.tolist()]
+        if self.checker is not None:
+            blocked = self._blocked(pictures)
+            faults = [fault or ("blocked" if bad else None) for fault, bad in zip(faults, blocked, strict=True)]
+        return list(zip(drawn.requests, pictures, faults, strict=True))
+
+    def _blocked(self, pictures: Pixels) -> list[bool]:
+        """Ask the pipeline's own safety checker."""
+        import torch
+        from PIL import Image
+
+        found = self.pipeline.feature_extractor([Image.fromarray(p) for p in pictures], return_tensors="pt")
+        seen = found.pixel_values.to(self._device, self.checker.dtype)
+        with torch.inference_mode():
+            # It blackens what it is given; the copies are thrown away.
+            _, flags = self.checker(images=[picture.copy() for picture in pictures], clip_input=seen)
+        return [bool(flag) for flag in flags]
+
+    def _again(self, request: Request, batch: Batch, size: int, fault: FailureReason) -> Result:
+        """Draw a faulty picture again, from a seed derived from its own, at most as often as its fault allows."""
+        seen: Counter[FailureReason] = Counter([fault])
+        attempt = 0
+        while seen[fault] <= self._tries[fault]:
+            attempt += 1
+            again = request.reseeded(attempt)
+            ((_, pixels, found),) = self._checked(self._draw([again], size))
+            if found is None:
+                return self._result(again, pixels, batch, size, attempt)
+            fault = found
+            seen[fault] += 1
+        message = {
+            "nan_image": "the model made values that are not numbers",
+            "black_image": "the model made a picture of one color",
+            "blocked": "the model's own safety checker blocked the picture",
+        }[fault]
+        return Result(request, reason=fault, message=f"{message}, {attempt + 1} times, each from another seed")
+
+    def _result(self, request: Request, pixels: Pixels, batch: Batch, size: int, redrawn: int) -> Result:
+        columns: dict[str, Any] = {"redrawn": redrawn}
+        dropped = self.family.dropped_tokens(request.prompt)
+        if dropped is not None:
+            columns["dropped_tokens"] = dropped
+        return Result(request, pixels, batch_size=size if size != batch.size else None, columns=columns)
+
+    def _scheduler(self, name: str) -> Any:
+        if name not in self._schedulers:
+            class_name, options = scheduler_table(self._own)[name]
+            found = getattr(import_package("diffusers"), class_name)
+            self._schedulers[name] = found.from_config(self._own, **options)
+        return self._schedulers[name]
+
+    def _empty_cache(self) -> None:
+        import torch
+
+        if self._copies is not None:
+            torch.cuda.synchronize(self._device)
+            torch.cuda.empty_cache()
+
+    # What only a loaded model tells
+
+    def measure(self, sizes: Mapping[Size, int], example: Request, batch_size: int | None) -> Measured:
+        """Find the batch size of each size of picture, and whether neighbors change an image's bits."""
+        found: dict[Size, int] = {}
+        for (width, height), count in sizes.items():
+            request = replace(example, width=width, height=height, num_inference_steps=2)
+            found[width, height] = batch_size or self._knee(request, count)
+        first = next(iter(found))
+        request = replace(example, width=first[0], height=first[1], num_inference_steps=2)
+        same = self._repeats(request, found[first])
+        return Measured(found, "batch_shape_exact" if same and self.exact else "seed_only", self._described())
+
+    def _knee(self, request: Request, most: int) -> int:
+        """Double the batch while that makes each image cheaper, and memory and the job allow it."""
+        size, cost = 1, self._cost(request, 1)
+        while 2 * size <= min(most, _LARGEST):
+            try:
+                larger = self._cost(request, 2 * size)
+            except Exception as error:
+                if _is_memory(error):
+                    self._empty_cache()
+                    break
+                raise
+            if cost < larger * _KNEE:
+                break
+            size, cost = 2 * size, larger
+        return size
+
+    def _cost(self, request: Request, size: int) -> float:
+        """Seconds an image takes in a batch; the first run of a shape warms up."""
+        batch = [replace(request, seed=seed) for seed in range(size)]
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            drawn = self._draw(batch, size)
+            if drawn.arrived is not None:
+                drawn.arrived.synchronize()
+            seconds.append(time.perf_counter() - start)
+        return min(seconds[1:]) / size
+
+    def _repeats(self, request: Request, size: int) -> bool:
+        """Whether a picture has the same bits in first and last place, among different neighbors."""
+        others = [replace(request, seed=seed, prompt=f"picture {seed}") for seed in range(1, size)]
+        more = [replace(other, seed=other.seed + size) for other in others]
+        first = self._draw([request, *others], size)
+        last = self._draw([*more, request], size)
+        for drawn in (first, last):
+            if drawn.arrived is not None:
+                drawn.arrived.synchronize()
+        return bool((first.pictures[0] == last.pictures[-1]).all())
+
+    def _described(self) -> dict[str, str]:
+        import torch
+
+        name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else processor()
+        denoiser = getattr(self.pipeline, "unet", None) or getattr(self.pipeline, "transformer", None)
+        processors = getattr(denoiser, "attn_processors", None) or {}
+        kinds = sorted({type(value).__name__ for value in processors.values()})
+        backends = sorted({str(getattr(value, "_attention_backend", None) or "") for value in processors.values()} - {""})
+        return {"device_name": name, "attention": ", ".join([*kinds, *backends]) or "unknown"}
+
+
+def _is_memory(error: BaseException) -> bool:
+    text = str(error)
+    return (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
+    )

@@ -1,0 +1,319 @@
+"""Where pipelines and LoRAs come from: safe formats only, pinned revisions, the hub over a real connection."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagemill.dataset import Dataset
+from imagemill.errors import UsageError
+from imagemill.models.diffusers.folders import Hub, Lora, check_safe, is_pickle, read_config
+
+from . import pipelines
+from .conftest import Command
+
+pytest.importorskip("torch", reason="the extra `local` is not installed")
+pytest.importorskip("diffusers", reason="the extra `local` is not installed")
+pytest.importorskip("transformers", reason="the extra `local` is not installed")
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pipelines.save("stable_diffusion", tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def model(source: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    shutil.copytree(source, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def run(model: object, *more: object) -> tuple[object, ...]:
+    size = ("--num-inference-steps", 2, "--seed", 1, "--threads", 1, "--device", "cpu", "--batch-size", 2)
+    return ("generate", "prompts.csv", "-o", "out", "--model", model, *size, "--limit", 2, *more)
+
+
+class Canary:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def disguises(canary: Path) -> dict[str, bytes]:
+    """A pickle as various files would hold it."""
+    import torch
+
+    archive, old, zipped = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    torch.save({"weight": Canary(canary)}, archive)
+    torch.save({"weight": Canary(canary)}, old, _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(zipped, "w") as file:
+        file.writestr("data.pkl", pickle.dumps(Canary(canary)))
+    plain = {f"protocol {number}": pickle.dumps(Canary(canary), number) for number in range(6)}
+    return {"torch": archive.getvalue(), "old torch": old.getvalue(), "zip": zipped.getvalue(), **plain}
+
+
+NAMES = ["torch", "old torch", "zip", *(f"protocol {number}" for number in range(6))]
+
+
+@pytest.mark.parametrize("disguise", NAMES)
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"])
+def test_a_pickle_is_refused_whatever_it_is_called(
+    imagemill: Command, model: Path, prompts: Path, tmp_path: Path, disguise: str, name: str
+) -> None:
+    canary = tmp_path / "canary"
+    (model / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    (model / "unet" / name).write_bytes(disguises(canary)[disguise])
+    ran = imagemill(*run(model))
+    assert ran.code == 2
+    assert "is a pickle" in ran.err
+    assert "safetensors" in ran.err.partition("hint:")[2]
+    assert not canary.exists()
+    with pytest.raises(UsageError, match="is a pickle"):
+        Lora.parse(f"{model / 'unet' / name}:0.5").file(Hub(None, True))
+
+
+def test_a_pickle_beside_sound_weights_is_not_read(
+    imagemill: Command, model: Path, prompts: Path, tmp_path: Path
+) -> None:
+    canary = tmp_path / "canary"
+    (model / "unet" / "diffusion_pytorch_model.bin").write_bytes(disguises(canary)["torch"])
+    assert imagemill(*run(model)).code == 0
+    assert not canary.exists()
+
+
+def test_no_safetensors_file_is_taken_for_a_pickle(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    for length in range(1, 200):
+        save_file({"x" * length: torch.zeros(1)}, tmp_path / "w.safetensors")
+        assert not is_pickle(tmp_path / "w.safetensors")
+
+
+def test_code_of_the_model_is_refused_and_allowed_only_by_revision(
+    imagemill: Command, model: Path, prompts: Path
+) -> None:
+    index = json.loads((model / "model_index.json").read_text())
+    index["unet"] = ["my_unet", "UNet2DConditionModel"]
+    (model / "model_index.json").write_text(json.dumps(index))
+    (model / "unet" / "my_unet.py").write_text("raise SystemExit('executed')\n")
+    ran = imagemill(*run(model))
+    assert ran.code == 2
+    assert "code of its own: my_unet" in ran.err
+    ran = imagemill(*run(model, "--trust-remote-code"))
+    assert ran.code == 2
+    assert "needs the exact revision" in ran.err
+    revision = ran.err.partition("--revision ")[2][:16]
+    check_safe(model, read_config(model / "model_index.json"), code_allowed=True)
+    assert f"is now `{revision}`" in imagemill(*run(model, "--revision", "0" * 16)).err
+
+
+def lora(path: Path, seed: int = 0) -> Path:
+    """Random LoRA weights for the attention of a tiny UNet, in the format of diffusers."""
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(seed)
+    name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q.lora"
+    weights = {
+        f"{name}_A.weight": torch.randn(2, 16, generator=generator),
+        f"{name}_B.weight": torch.randn(16, 2, generator=generator),
+    }
+    save_file(weights, path)
+    return path
+
+
+def test_loras_change_the_picture_and_are_pinned(
+    imagemill: Command, model: Path, prompts: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="the extra `local` is not installed")
+    one, two = lora(tmp_path / "one.safetensors"), lora(tmp_path / "two.safetensors", 1)
+
+    def pixels(folder: str) -> bytes:
+        dataset = Dataset(folder)
+        return b"".join(dataset.image(record["file_name"]).tobytes() for record in dataset)
+
+    found = []
+    for number, loras in enumerate([(), (f"{one}:0",), (f"{one}",), (f"{one}:0.5",), (f"{one}", f"{two}:0.3")]):
+        flags = [part for text in loras for part in ("--lora", text)]
+        ran = imagemill(*run(model, "-o", f"out-{number}", *flags))
+        assert ran.code == 0, ran.err
+        found.append(pixels(f"out-{number}"))
+    assert found[0] == found[1]
+    assert len(set(found[1:])) == 4
+    digest = hashlib.sha256(one.read_bytes()).hexdigest()[:16]
+    assert Dataset("out-3").job["steps"][0]["model_parameters"]["lora"] == [f"{one}@{digest}:0.5"]
+    assert "bit-exact" in imagemill("reproduce", "out-4", "prompt_0_image_0").out
+    lora(one, 2)
+    ran = imagemill(*run(model, "-o", "out-3", "--lora", f"{one}:0.5"))
+    assert ran.code == 2
+    assert "`lora` was" in ran.err
+    again = imagemill("reproduce", "out-3", "prompt_0_image_0")
+    assert again.code == 3
+    assert "is now" in again.out
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("style.safetensors", Lora("style.safetensors", "", 1.0)),
+        ("user/style:0.5", Lora("user/style", "", 0.5)),
+        ("user/style@main:-1", Lora("user/style", "main", -1.0)),
+        ("C:\\style.safetensors", Lora("C:\\style.safetensors", "", 1.0)),
+    ],
+)
+def test_how_a_lora_is_written(text: str, expected: Lora) -> None:
+    assert Lora.parse(text) == expected
+    assert Lora.parse(str(expected)) == expected
+
+
+# the hub
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """The few answers of the hub that fetching a repository needs."""
+
+    protocol_version = "HTTP/1.1"
+    folders: dict[str, Path]
+    main: str
+    asked: list[str]
+    tokens: set[str] = set()  # noqa: RUF012
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self, body: bool) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        self.tokens.add(self.headers.get("Authorization", "none"))
+        path = self.path.partition("?")[0]
+        words = path.strip("/").split("/")
+        if words[:1] == ["api"]:
+            revision = words[5] if len(words) > 5 else "main"
+            commit = self.main if revision == "main" else revision
+            if commit not in self.folders or words[2:4] != ["someone", "tiny"]:
+                self._send(404, b"{}", {"X-Error-Code": "RepoNotFound", "Content-Type": "application/json"}, body)
+                return
+            folder = self.folders[commit]
+            files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+            if words[4] == "tree":
+                entries = [
+                    {"type": "file", "path": name, "size": (folder / name).stat().st_size, "oid": "0" * 40}
+                    for name in files
+                ]
+                data = json.dumps(entries).encode()
+            else:
+                told = {"id": "someone/tiny", "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+                data = json.dumps(told).encode()
+            self._send(200, data, {"Content-Type": "application/json"}, body)
+            return
+        commit = self.main if words[3] == "main" else words[3]
+        file = self.folders[commit].joinpath(*words[4:])
+        if not file.is_file():
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, body)
+            return
+        data = file.read_bytes()
+        tag = hashlib.sha256(data).hexdigest()
+        self._send(200, data, {"ETag": f'"{tag}"', "X-Repo-Commit": commit}, body)
+
+    def _send(self, code: int, data: bytes, headers: dict[str, str], body: bool) -> None:
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A hub on loopback, and commands that use it."""
+
+    handler: type[_Hub]
+    environment: dict[str, str]
+
+    def generate(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "imagemill", *map(str, arguments)]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def hub(source: Path, tmp_path: Path) -> Iterator[Served]:
+    """A hub with one repository of two commits."""
+    old = tmp_path / "old-model"
+    shutil.copytree(source, old)
+    (old / "README.md").write_text("---\nlicense: cc0-1.0\n---\n")
+    handler = type("Handler", (_Hub,), {"folders": {"a" * 40: source, "b" * 40: old}, "asked": [], "main": "a" * 40})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield Served(
+        handler,
+        {
+            **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_TOKEN": "hf_secret",
+        },
+    )
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_hub_id_is_resolved_to_its_commit_and_stays_there(hub: Served, prompts: Path, tmp_path: Path) -> None:
+    ran = hub.generate(*run("someone/tiny", "--dry-run"))
+    assert ran.returncode == 0, ran.stderr
+    assert not any("safetensors" in path for path in hub.handler.asked), "a dry run fetches no weights"
+    ran = hub.generate(*run("someone/tiny"))
+    assert ran.returncode == 0, ran.stderr
+    record = next(iter(Dataset("out")))
+    assert (record["model"], record["model_revision"]) == ("someone/tiny", "a" * 40)
+    assert "Bearer hf_secret" in hub.handler.tokens
+    hub.handler.main = "b" * 40
+    ran = hub.generate(*run("someone/tiny", "--limit", 3))
+    assert ran.returncode == 0, ran.stderr
+    assert {record["model_revision"] for record in Dataset("out")} == {"a" * 40}
+    ran = hub.generate(*run("someone/tiny", "-o", "new", "--hf-cache-dir", tmp_path / "cache"))
+    assert ran.returncode == 0, ran.stderr
+    assert {record["model_revision"] for record in Dataset("new")} == {"b" * 40}
+    assert Dataset("new").job["steps"][0]["license"] == "cc0-1.0"
+    assert "cache" not in Path("new/job.toml").read_text()
+    hub.handler.asked.clear()
+    ran = hub.generate(*run("someone/tiny", "--offline", "--limit", 4))
+    assert ran.returncode == 0, ran.stderr
+    assert hub.handler.asked == []
+
+
+def test_a_model_that_is_nowhere_is_explained(hub: Served, prompts: Path) -> None:
+    for model, more in (("someone/nothing", ()), ("someone/tiny", ("--offline",))):
+        ran = hub.generate(*run(model, *more))
+        assert ran.returncode == 2
+        assert "neither a folder nor on the hub" in ran.stderr
+        assert "Traceback" not in ran.stderr
