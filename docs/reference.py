@@ -18,7 +18,7 @@ import imagemill
 from imagemill import cli, errors
 from imagemill.component import Component, Parameter, component_names, find_component
 from imagemill.dataset import card
-from imagemill.models.diffusers import SCHEDULERS
+from imagemill.models.diffusers.schedulers import SCHEDULERS
 from imagemill.operators.generate import Generate
 from imagemill.records import Sampling
 from imagemill.tables import PromptTable

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
@@ -16,6 +18,7 @@ from imagemill.cli import run
 from imagemill.component import Component, component_names, find_component
 from imagemill.errors import ImagemillError
 from imagemill.executors.base import Executor, Sink
+from imagemill.executors.local import Local
 from imagemill.models.base import Model, Result
 from imagemill.operators.generate import Generate
 from imagemill.records import Batch, FailureReason, Request
@@ -266,3 +269,20 @@ def test_an_executor_does_all_work_once(name: str) -> None:
     done: list[int] = []
     executor.run(_double, iter(range(50)), done.append)
     assert sorted(done) == list(range(0, 100, 2))
+
+
+def _visible_device(work: Iterable[Any], sink: Sink) -> None:
+    for _ in work:
+        sink(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        # Leaves work for the others.
+        time.sleep(0.2)
+
+
+def test_each_worker_sees_its_device_only() -> None:
+    seen: list[str | None] = []
+    Local(workers=2, devices=("0", "3")).run(_visible_device, iter(range(12)), seen.append)
+    assert len(seen) == 12
+    assert set(seen) == {"0", "3"}
+    seen.clear()
+    Local(workers=1, devices=("5",)).run(_visible_device, iter(range(1)), seen.append)
+    assert seen == ["5"]

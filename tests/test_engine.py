@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model(folder: Path, tmp_path: Path) -> Iterator[Pipeline]:
+def model(folder: Path, tmp_path: Path) -> Pipeline:
     """A pipeline of its own, so that a test may break it."""
     link = tmp_path / "model"
-    os.symlink(folder, link)
+    link.symlink_to(folder)
     found = find_model(str(link), {"device": "cpu", "threads": 1}).resolve({}, 1)
     assert isinstance(found, Pipeline)
-    yield found
+    return found
 
 
 def asked(count: int) -> tuple[Request, ...]:

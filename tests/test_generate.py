@@ -261,7 +261,9 @@ def test_per_row_parameters_and_products_reach_the_records(imagemill: Command, t
         (("--image-format", "gif"), "`image_format`: input should be 'png', 'jpeg' or 'webp', got: `gif`", ""),
         (("--prompt-column", "promt"), "the table has no column `promt`", "did you mean `prompt`?"),
         (("--vary", "guidance"), "write NAME=VALUE, not `guidance`", ""),
-        (("--batch-size", 0), "`batch_size` must be at least 1", ""),
+        (("--batch-size", 0), "`batch_size`: input should be greater than or equal to 1", ""),
+        (("--devices", "7"), "`devices` names CUDA devices of this machine", ""),
+        (("--devices", "all", "--workers", 2), "each once, without `workers`", ""),
     ],
 )
 def test_a_wrong_argument_is_explained_before_anything_is_made(

@@ -104,13 +104,19 @@ def room(module: str) -> str:
     return module.partition(".")[0]
 
 
+def package(module: str) -> str:
+    """The folder of a component that is more than a file: `models.diffusers` for its parts and itself."""
+    return ".".join(module.split(".")[:2])
+
+
 def allowed(found: Import) -> bool:
     if not found.target:
         # `import imagemill` gives everything there is: for the command line, or to find the package's folder.
         return found.module in {"cli", "models.shapes"}
     if room(found.module) == room(found.target) and room(found.module) in ROOMS:
         return True
-    return layer(found.target) < layer(found.module) or (found.module, found.target) in BESIDE
+    inside = package(found.module) == package(found.target) and "." in found.target
+    return inside or layer(found.target) < layer(found.module) or (found.module, found.target) in BESIDE
 
 
 def test_the_source_has_been_read() -> None:

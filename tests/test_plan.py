@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from typing import Any
@@ -260,23 +261,51 @@ def kind(request: Request) -> tuple[Any, ...]:
 )
 def test_only_requests_that_share_a_pass_share_a_batch(rows: list[dict[str, Any]], size: int) -> None:
     found = requests(rows, {"images_per_prompt": 2}, per_row=True)
-    cut = list(batches(found, size))
-    assert Counter(request.name for batch in cut for request in batch) == Counter(request.name for request in found)
-    assert all(len({kind(request) for request in batch}) == 1 for batch in cut)
+    # Smaller pictures, larger batches.
+    sizes = {pixels: size + (pixels == (32, 32)) for pixels in itertools.product((32, 64), repeat=2)}
+    sizes |= {request.size: size for request in found if request.size not in sizes}
+    cut = list(batches(found, sizes))
+    done = Counter(request.name for batch in cut for request in batch.requests)
+    assert done == Counter(request.name for request in found)
+    assert all(len({kind(request) for request in batch.requests}) == 1 for batch in cut)
+    assert all(batch.size == sizes[batch.requests[0].size] for batch in cut)
     for each in {kind(request) for request in found}:
-        lengths = [len(batch) for batch in cut if kind(batch[0]) == each]
-        assert lengths[:-1] == [size] * (len(lengths) - 1)
-        assert 1 <= lengths[-1] <= size
+        lengths = [(len(batch.requests), batch.size) for batch in cut if kind(batch.requests[0]) == each]
+        assert all(length == room for length, room in lengths[:-1])
+        assert 1 <= lengths[-1][0] <= lengths[-1][1]
+
+
+def test_guidance_shares_a_pass_where_the_model_can_tell_rows_apart() -> None:
+    rows = [{"prompt": "p", "guidance_scale": scale} for scale in (1, 3, 7.5, 0)]
+    found = requests(rows, per_row=True)
+    sizes = {found[0].size: 4}
+    assert len(list(batches(found, sizes))) == 4
+    shared = [[request.guidance_scale for request in batch.requests] for batch in batches(found, sizes, True)]
+    assert sorted(shared) == [[1.0, 0.0], [3.0, 7.5]]
 
 
 def test_a_mixed_table_is_cut_like_a_sorted_one() -> None:
     rows = [{"prompt": "p", "width": width} for width in (32, 64, 128)] * 21
-    mixed = list(batches(requests(rows, per_row=True), 4))
-    ordered = list(batches(requests(sorted(rows, key=lambda row: row["width"]), per_row=True), 4))
+    found = requests(rows, per_row=True)
+    sizes = {request.size: 4 for request in found}
+    mixed = list(batches(found, sizes))
+    ordered = list(batches(requests(sorted(rows, key=lambda row: row["width"]), per_row=True), sizes))
     assert len(mixed) == len(ordered) == 3 * 6
-    assert Counter(map(len, mixed)) == Counter(map(len, ordered)) == {4: 15, 1: 3}
+    lengths = [Counter(len(batch.requests) for batch in cut) for cut in (mixed, ordered)]
+    assert lengths == [{4: 15, 1: 3}] * 2
 
 
 def test_batches_are_handed_out_as_they_fill() -> None:
     endless = (request for _ in iter(int, 1) for request in requests(["a", "b", "c"]))
-    assert [request.prompt for request in next(batches(endless, 2))] == ["a", "b"]
+    first = next(endless)
+    batch = next(batches(itertools.chain([first], endless), {first.size: 2}))
+    assert [request.prompt for request in batch.requests] == ["a", "b"]
+
+
+def test_what_a_model_does_not_take_no_request_has() -> None:
+    table = read_table([{"prompt": "p", "negative_prompt": "n", "guidance_scale": 3}], PromptTable(per_row=True))
+    sampling = Sampling(seed=1, width=8, height=8, num_inference_steps=1, guidance_scale=5, scheduler="x")
+    options = PromptTable(vary=["guidance_scale=2,3"])
+    plan = Plan(table.rows, options, sampling, unused=["negative_prompt", "guidance_scale"])
+    assert [(r.negative_prompt, r.guidance_scale) for r in plan.requests()] == [("", 0.0)] * 2
+    assert [r.negative_prompt for r in Plan(table.rows, options, sampling).requests()] == ["n"] * 2

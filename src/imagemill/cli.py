@@ -36,6 +36,13 @@ def _parser(command: str, **options: Any) -> Parser:
     return parser
 
 
+def _add_workers(parser: Parser) -> None:
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that make images [default: 1]")
+    parser.add_argument(
+        "--devices", default="", metavar="0,1|all", help="CUDA devices: one process on each, instead of `--workers`"
+    )
+
+
 # generate
 
 
@@ -60,12 +67,12 @@ def _generate(arguments: Sequence[str]) -> int:
         "--dry-run", action="store_true", help="show the plan and the first final prompts, make nothing"
     )
     parser.add_argument("--json", action="store_true", help="print the plan or the result as JSON on stdout")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that make images [default: 1]")
+    _add_workers(parser)
     add_parameters(parser, "the job", Generate)
     add_parameters(parser, f"the model `{model.component_name()}`", model, skip=Generate.model_fields)
     parsed = parse(parser, arguments)
     terminal = Terminal(parsed.quiet, parsed.json)
-    prepared = prepare(parsed.table, parsed.output, given(parsed, Generate, model), parsed.workers)
+    prepared = prepare(parsed.table, parsed.output, given(parsed, Generate, model), parsed.workers, parsed.devices)
     for line in prepared.talk:
         terminal.say(line)
     if prepared.info.note and "model" not in vars(parsed):
@@ -188,13 +195,13 @@ def _retry(arguments: Sequence[str]) -> int:
 
     parser = _dataset_parser("retry")
     parser.add_argument("--reason", action="append", default=[], help="only those that failed so; may be repeated")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that make images [default: 1]")
+    _add_workers(parser)
     parsed = parse(parser, arguments)
     terminal = Terminal(parsed.quiet, parsed.json)
     dataset = Dataset(parsed.dataset)
     failed = dataset.counts().failed
     with Meter(terminal, sum(failed.get(reason, 0) for reason in parsed.reason or failed)) as meter:
-        report = retry(dataset, parsed.reason, parsed.workers, meter)
+        report = retry(dataset, parsed.reason, parsed.workers, parsed.devices, meter)
     terminal.say(f"{number(report.total, 'request')} tried again · {number(report.done, 'image')} made")
     return _finish(terminal, Dataset(parsed.dataset))
 

@@ -34,6 +34,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cuda_devices() -> int:
+    """How many CUDA devices PyTorch can use; 0 without PyTorch."""
+    if not package_version("torch"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def environment() -> dict[str, Any]:
     """What decides the bits of an image beside its record."""
     return {

@@ -29,6 +29,8 @@ _MEANINGS = {
     "model_parameters": "how the model was loaded, as JSON",
     "batch_size": "images that shared a forward pass; decides the last bits",
     "sha256": "of the file",
+    "redrawn": "seeds given up because their image was faulty or blocked",
+    "dropped_tokens": "tokens at the prompt's end that the model did not read",
 }
 
 

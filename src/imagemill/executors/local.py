@@ -26,10 +26,12 @@ class Local(Executor):
 
     workers: int = Field(1, ge=1, le=256)
     """Processes that make images, each with a model of its own."""
+    devices: tuple[str, ...] = ()
+    """CUDA devices by number, one for each worker, which sees no other."""
 
     def run(self, task: Task, work: Iterable[Any], sink: Sink) -> None:
         """Run the task."""
-        if self.workers == 1:
+        if self.workers == 1 and not self.devices:
             task(work, sink)
         else:
             self._run_processes(task, work, sink)
@@ -49,7 +51,8 @@ class Local(Executor):
                 while len(workers) < self.workers and not stop.is_set():
                     # Each has a pipe of its own, which ends with it: one killed in mid-message blocks nobody.
                     finished, sender = context.Pipe(duplex=False)
-                    process = context.Process(target=_work, args=(task, waiting, sender), daemon=True)
+                    device = self.devices[len(workers)] if self.devices else None
+                    process = context.Process(target=_work, args=(task, waiting, sender, device), daemon=True)
                     process.start()
                     sender.close()
                     workers[finished] = process
@@ -123,8 +126,10 @@ def _with_ends(work: Iterable[Any], workers: int, stop: threading.Event, errors:
         yield _END
 
 
-def _work(task: Task, waiting: Any, sender: Connection) -> None:
+def _work(task: Task, waiting: Any, sender: Connection, device: str | None) -> None:
     """Run in a worker process."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     # An interrupt on the terminal reaches every process; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

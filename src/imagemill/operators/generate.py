@@ -14,7 +14,7 @@ from pydantic import Field
 
 from imagemill.dataset.files import write_file
 from imagemill.dataset.folder import FORMAT, Counts, Dataset, failed_request
-from imagemill.environment import environment
+from imagemill.environment import cuda_devices, environment
 from imagemill.errors import SomeFailed, UsageError, did_you_mean
 from imagemill.executors.base import Sink
 from imagemill.executors.local import Local
@@ -92,19 +92,20 @@ def prepare(
     output: str | Path,
     parameters: Mapping[str, Any],
     workers: int = 1,
+    devices: str = "",
 ) -> Prepared:
     """Check a whole job: parameters, model, table; nothing is loaded and nothing written.
 
     Raises UsageError, also when the folder was made by another job.
     """
     options, model_parameters = split_parameters(parameters)
-    executor = Local.parse({"workers": workers}, "generate")
+    executor = local_executor(workers, devices)
     folder = Path(output)
     found = Dataset(folder).job if (folder / "job.toml").is_file() else {}
     step: Mapping[str, Any] = found["steps"][0] if found else {}
     model = find_model(options.model, model_parameters)
     known = step.get("model_parameters", {}) if step.get("model") == options.model else {}
-    model = model.resolve(known, workers)
+    model = model.resolve(known, executor.workers)
     info = model.info()
     sampling = _complete(options, info, step)
     if isinstance(table, Iterable) and not isinstance(table, str | Path):
@@ -164,6 +165,7 @@ def generate(
     output: str | Path,
     *,
     workers: int = 1,
+    devices: str = "",
     progress: Progress | None = None,
     **parameters: Any,
 ) -> Dataset:
@@ -173,19 +175,40 @@ def generate(
     `Generate` and of the model, as on the command line. Raises UsageError for anything that cannot be right, and
     SomeFailed when every request of the dataset failed; single failures stand in `Dataset.failures()`.
     """
-    prepared = prepare(table, output, parameters, workers)
+    prepared = prepare(table, output, parameters, workers, devices)
     execute(prepared, progress)
     dataset = Dataset(output)
     raise_if_all_failed(dataset)
     return dataset
 
 
-def retry(dataset: Dataset, reasons: Iterable[str] = (), workers: int = 1, progress: Progress | None = None) -> Report:
+def local_executor(workers: int, devices: str) -> Local:
+    """The processes that work: so many, or one for each CUDA device of `all` or `0,1`; raises UsageError."""
+    if not devices:
+        return Local.parse({"workers": workers}, "generate")
+    there = [str(number) for number in range(cuda_devices())]
+    chosen = there if devices == "all" else [text.strip() for text in devices.split(",")]
+    absent = [device for device in chosen if device not in there]
+    if absent or not chosen or len(set(chosen)) < len(chosen) or workers != 1:
+        raise UsageError(
+            f"`devices` names CUDA devices of this machine, each once, without `workers`; got: `{devices}`",
+            f"there are: {', '.join(there)}" if there else "this machine has none that PyTorch can use",
+        )
+    return Local.parse({"workers": len(chosen), "devices": chosen}, "generate")
+
+
+def retry(
+    dataset: Dataset,
+    reasons: Iterable[str] = (),
+    workers: int = 1,
+    devices: str = "",
+    progress: Progress | None = None,
+) -> Report:
     """Make the failed requests of a dataset again, all or those with the given reasons.
 
     Needs nothing but the dataset. Raises UsageError for a reason that no failure has.
     """
-    executor = Local.parse({"workers": workers}, "retry")
+    executor = local_executor(workers, devices)
     with dataset.lock():
         dataset.recover()
         failures = dataset.failures()

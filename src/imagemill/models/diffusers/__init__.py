@@ -70,7 +70,8 @@ class Pipeline(Model):
         return {
             "device": device,
             "dtype": "float32" if device == "cpu" else "bfloat16",
-            "threads": max(1, cores() // workers),
+            # Elsewhere than on the CPU they decide nothing, and must not depend on how many work.
+            "threads": max(1, cores() // workers) if device == "cpu" else 1,
         }
 
     def info(self) -> ModelInfo:

@@ -158,7 +158,8 @@ class Engine:
             whole = images.isfinite().flatten(1).all(1)
             flat = images.clamp(0, 1).mul(255).flatten(1).std(1) < _FLAT
             faults = torch.where(whole, flat.to(torch.uint8) * 2, torch.ones_like(flat, dtype=torch.uint8))
-            pictures = images.nan_to_num(0).clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+            pictures = images.nan_to_num(0).clamp(0, 1).mul(255).round().to(torch.uint8)
+            pictures = pictures.permute(0, 2, 3, 1).contiguous()
             if self._copies is None:
                 return _Drawn(requests, size, pictures.cpu(), faults.cpu(), None)
             self._copies.wait_stream(torch.cuda.current_stream(self._device))
@@ -297,10 +298,10 @@ class Engine:
 
         name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else processor()
         denoiser = getattr(self.pipeline, "unet", None) or getattr(self.pipeline, "transformer", None)
-        processors = getattr(denoiser, "attn_processors", None) or {}
-        kinds = sorted({type(value).__name__ for value in processors.values()})
-        backends = sorted({str(getattr(value, "_attention_backend", None) or "") for value in processors.values()} - {""})
-        return {"device_name": name, "attention": ", ".join([*kinds, *backends]) or "unknown"}
+        processors = (getattr(denoiser, "attn_processors", None) or {}).values()
+        kinds = {type(found).__name__ for found in processors}
+        backends = {str(getattr(found, "_attention_backend", None) or "") for found in processors} - {""}
+        return {"device_name": name, "attention": ", ".join([*sorted(kinds), *sorted(backends)]) or "unknown"}
 
 
 def _is_memory(error: BaseException) -> bool:
