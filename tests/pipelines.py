@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 
-def _clip_tokenizer(folder: Path) -> Any:
+def clip_tokenizer(folder: Path, length: int = 24) -> Any:
+    """A byte-level tokenizer without merges, in CLIP's format."""
     from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
@@ -17,14 +18,15 @@ def _clip_tokenizer(folder: Path) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=24)
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=length)
 
 
-def _t5_tokenizer() -> Any:
+def t5_tokenizer(length: int = 24) -> Any:
+    """A tokenizer of letters, in T5's format."""
     from transformers import T5Tokenizer
 
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((chr(n), -3.0) for n in range(97, 123))]
-    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=24)
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=length)
 
 
 def _clip_text(tokenizer: Any, projected: bool = False) -> Any:
@@ -86,7 +88,7 @@ def _unet(text: int, **config: Any) -> Any:
 def stable_diffusion(folder: Path) -> Any:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    tokenizer = _clip_tokenizer(folder)
+    tokenizer = clip_tokenizer(folder)
     return StableDiffusionPipeline(
         vae=_vae(),
         text_encoder=_clip_text(tokenizer),
@@ -102,7 +104,7 @@ def stable_diffusion(folder: Path) -> Any:
 def stable_diffusion_xl(folder: Path) -> Any:
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
-    tokenizer = _clip_tokenizer(folder)
+    tokenizer = clip_tokenizer(folder)
     return StableDiffusionXLPipeline(
         vae=_vae(force_upcast=True),
         text_encoder=_clip_text(tokenizer),
@@ -123,7 +125,7 @@ def stable_diffusion_xl(folder: Path) -> Any:
 def stable_diffusion_3(folder: Path) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
-    tokenizer, third = _clip_tokenizer(folder), _t5_tokenizer()
+    tokenizer, third = clip_tokenizer(folder), t5_tokenizer()
     return StableDiffusion3Pipeline(
         transformer=SD3Transformer2DModel(
             sample_size=16,
@@ -151,7 +153,7 @@ def stable_diffusion_3(folder: Path) -> Any:
 def flux(folder: Path, guided: bool = True) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-    tokenizer, second = _clip_tokenizer(folder), _t5_tokenizer()
+    tokenizer, second = clip_tokenizer(folder), t5_tokenizer()
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guided),
         vae=_vae(shift_factor=0.1),
@@ -179,7 +181,7 @@ def pixart(folder: Path) -> Any:
     from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
 
     del folder
-    tokenizer = _t5_tokenizer()
+    tokenizer = t5_tokenizer()
     return PixArtAlphaPipeline(
         tokenizer=tokenizer,
         text_encoder=_t5_text(tokenizer),

@@ -16,6 +16,7 @@ import pytest
 
 from imagemill.cli import run
 from imagemill.component import Component, component_names, find_component
+from imagemill.environment import package_version
 from imagemill.errors import ImagemillError
 from imagemill.executors.base import Executor, Sink
 from imagemill.executors.local import Local
@@ -23,8 +24,12 @@ from imagemill.models.base import Model, Result
 from imagemill.operators.generate import Generate
 from imagemill.records import Batch, FailureReason, Request
 
+from . import pipelines
+
 if TYPE_CHECKING:
     from imagemill.images import Pixels
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 KINDS = ("models", "executors", "operators")
 COMPONENTS = [(kind, name) for kind in KINDS for name in component_names(kind)]
@@ -108,15 +113,26 @@ def test_every_parameter_is_described_by_the_command(name: str, capsys: pytest.C
         assert parameter.help in text
 
 
+DEMANDED: dict[str, dict[str, str]] = {}
+"""What a model cannot run without."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pipeline(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A folder for the model `diffusers`."""
+    if package_version("diffusers"):
+        folder = pipelines.save("stable_diffusion", tmp_path_factory.mktemp("models") / "tiny")
+        DEMANDED["diffusers"] = {"model": str(folder)}
+
+
 @cache
 def _runnable(name: str) -> tuple[Model | None, str]:
     found = find_component("models", name)
     assert issubclass(found, Model)
-    if any(field.is_required() for field in found.model_fields.values()):
-        return None, f"`{name}` cannot run without being told what"
     try:
         # One thread, where a model has a say in it: what is fastest for so little work.
-        model = found.parse({"threads": 1} if "threads" in found.model_fields else {})
+        threads = {"threads": 1} if "threads" in found.model_fields else {}
+        model = found.parse({**threads, **DEMANDED.get(name, {})})
         model.info()
         return model.resolve({}, 1), ""
     except ImagemillError as error:
