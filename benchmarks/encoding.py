@@ -1,7 +1,7 @@
 """P8: our PNG against Pillow's: pixels a second and bytes, on pictures that look like photographs.
 
-`python -m benchmarks.encoding [--images FOLDER]`. Without a folder the pictures are made: noise whose strength falls with
-its frequency, as in photographs, under soft gradients, with a few sharp edges.
+`python -m benchmarks.encoding [--images FOLDER]`. Without a folder the pictures are made: noise whose strength falls
+with its frequency, as in photographs, with a few sharp edges.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from imagemill.plan import batches
 from imagemill.records import Request
 
 TERAFLOP = {("sd15", 512): (0.803, 2, 2.51), ("sdxl", 1024): (6.761, 2, 10.47), ("flux", 1024): (74.36, 1, 10.47)}
-"""Of one denoiser pass, passes a step, and the VAE, counted as multiply-adds twice (matrix products and convolutions)."""
+"""Of one denoiser pass, passes a step, and the VAE: matrix products and convolutions, two for a multiply-add."""
 
 
 def prompts(count: int) -> list[str]:
