@@ -45,7 +45,7 @@ class Plan:
 
 
 PLANS = {
-    "cpu": Plan(400, 3000, 4000, 128, 16, 64, 400, 3e-3, 1.5e-3),
+    "cpu": Plan(500, 4000, 4500, 128, 16, 64, 400, 3e-3, 1.5e-3),
     "cuda": Plan(1000, 10000, 40000, 512, 128, 256, 2000, 3e-3, 2e-3),
 }
 
@@ -323,9 +323,12 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     work.mkdir(parents=True, exist_ok=True)
 
-    tokenizer = make_tokenizer()
+    # Kept beside the encoder: learned again after a change of the captions, it would number words otherwise.
     if not (work / "text_encoder").exists():
-        train_text(plan, tokenizer, device).save_pretrained(work / "text_encoder")
+        made = make_tokenizer()
+        made.save_pretrained(work / "tokenizer")
+        train_text(plan, made, device).save_pretrained(work / "text_encoder")
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     if not (work / "vae").exists():
         train_vae(plan, device, work).save_pretrained(work / "vae")
     trained = train_unet(plan, tokenizer, device, work)
@@ -341,6 +344,12 @@ def main() -> None:
         requires_safety_checker=False,
     )
     pipeline.to("cpu", torch.float16).save_pretrained(options.output)
+    for file in options.output.rglob("*config.json"):
+        # Where the parts lay while they were made is nobody's business.
+        settings = json.loads(file.read_text())
+        for key in ("_name_or_path", "is_local", "local_files_only"):
+            settings.pop(key, None)
+        file.write_text(json.dumps(settings, indent=2) + "\n")
     for file in options.output.rglob("*.safetensors"):
         # The library makes these readable by their owner alone, which a package must not keep.
         file.chmod(0o644)
