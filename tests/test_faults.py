@@ -168,6 +168,8 @@ def test_workers_stop_when_their_parent_is_killed(tmp_path: Path) -> None:
         time.sleep(0.02)
     lock = json.loads((tmp_path / "out" / ".imagemill" / "lock").read_text())
     os.kill(lock["pid"], signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # Dead, and still in the table of processes.
+    assert Dataset(tmp_path / "out").writer == ""
     process.communicate()
     time.sleep(0.5)
     files = len(list((tmp_path / "out").glob("images/*/*.png")))
