@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -172,8 +173,10 @@ class Dataset:
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"`{folder}` is a file", "choose another output folder")
+        occupied = folder.is_dir() and any(folder.iterdir())
+        # Asked second, since another process may be creating the dataset right now.
         ours = (folder / ".imagemill").is_dir() or (folder / "job.toml").is_file()
-        if folder.is_dir() and not ours and any(folder.iterdir()):
+        if occupied and not ours:
             raise UsageError(f"`{folder}` is not empty and holds no dataset", "choose another output folder")
         with _locked(folder):
             yield folder
@@ -341,13 +344,11 @@ def _locked(folder: Path) -> Iterator[None]:
     with explained(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not any(_flocked(descriptor, fcntl.LOCK_EX) for _ in range(3)):
             raise LockedError(
                 f"`{folder}` is being written by {_writer(folder) or 'another process'}",
                 "wait until it has finished, or stop it",
-            ) from None
+            )
         with explained(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
@@ -359,20 +360,24 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _writer(folder: Path) -> str:
-    """Who is writing a dataset, as far as its lock file tells; empty when nobody is."""
+def _flocked(descriptor: int, kind: int) -> bool:
+    """Try to take a lock; waits a moment when it is not free, since who asks for the writer holds it that long."""
     try:
-        owner = json.loads((folder / ".imagemill" / "lock").read_text())
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.01)
+        return False
+    return True
+
+
+def _writer(folder: Path) -> str:
+    """Who is writing a dataset; empty when nobody is, whatever a killed process left in the lock file."""
+    try:
+        with (folder / ".imagemill" / "lock").open() as lock:
+            owner = json.loads(lock.read())
+            return "" if _flocked(lock.fileno(), fcntl.LOCK_SH) else f"process {owner['pid']} on {owner['host']}"
     except (OSError, ValueError):
         return ""
-    if owner["host"] == socket.gethostname():
-        try:
-            os.kill(owner["pid"], 0)
-        except ProcessLookupError:
-            return ""
-        except PermissionError:
-            pass
-    return f"process {owner['pid']} on {owner['host']}"
 
 
 def columns_of(record: Record) -> list[str]:
