@@ -115,7 +115,7 @@ def _png(pixels: Pixels, texts: Mapping[str, str]) -> bytes:
         plain = text.isascii() and keyword != "XML:com.adobe.xmp"
         head = keyword.encode() + (b"\0" if plain else b"\0\0\0\0\0")
         parts.append(_chunk(b"tEXt" if plain else b"iTXt", head + text.encode("utf-8", "replace")))
-    return b"".join([*parts, _chunk(b"IDAT", packer.compress(filtered) + packer.flush()), _chunk(b"IEND", b"")])
+    return b"".join([*parts, _chunk(b"IDAT", packer.compress(filtered.data) + packer.flush()), _chunk(b"IEND", b"")])
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

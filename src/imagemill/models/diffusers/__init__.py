@@ -13,7 +13,7 @@ from pydantic import Field
 from imagemill.environment import cores
 from imagemill.errors import ModelError, UsageError
 from imagemill.models.base import Measured, Model, ModelInfo, Result
-from imagemill.models.diffusers.families import FAMILIES, Traits, general_traits, traits
+from imagemill.models.diffusers.families import FAMILIES
 from imagemill.models.diffusers.folders import (
     Hub,
     Lora,
@@ -24,6 +24,7 @@ from imagemill.models.diffusers.folders import (
     revision_of,
 )
 from imagemill.models.diffusers.schedulers import scheduler_name, scheduler_table
+from imagemill.models.diffusers.traits import Traits, general_traits, traits
 from imagemill.records import Batch, Request, Size
 
 if TYPE_CHECKING:
