@@ -293,7 +293,7 @@ def _check_shell_lines(lines: Sequence[str]) -> None:
                 for names in re.findall(r"\[([\w,]+)\]", " ".join(rest)):
                     assert set(names.split(",")) <= extras.keys(), line
             case ["imagemill", command, *rest]:
-                assert {word for word in rest if word.startswith("-")} <= set(_flags(command)), line
+                assert {word for word in rest if word.startswith("-")} <= set(_flags(command, rest)), line
             case ["python", script, *_] if script.endswith(".py"):
                 assert (ROOT / script).is_file(), line
             case ["python3", "-m", "venv", _] | [".", ".venv/bin/activate"]:
@@ -302,6 +302,6 @@ def _check_shell_lines(lines: Sequence[str]) -> None:
                 pytest.fail(f"an sh block cannot show `{line}`")
 
 
-def _flags(command: str) -> Iterator[str]:
-    for action in _reference().parser_of(command)._actions:
+def _flags(command: str, arguments: Sequence[str] = ()) -> Iterator[str]:
+    for action in _reference().parser_of(command, arguments)._actions:
         yield from action.option_strings
