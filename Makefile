@@ -27,7 +27,10 @@ docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.host_tax
+	@mkdir -p benchmarks/results
+	for name in host_tax speedup batch_size packing exactness encoding; do \
+		$(BIN)/python -m benchmarks.$$name --output benchmarks/results/$$name.json || exit 1; \
+	done
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

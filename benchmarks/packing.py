@@ -1,6 +1,6 @@
 """P5, P6: a shuffled mixed table against the same sorted, and texts encoded once against once an image.
 
-`python -m benchmarks.packing [--rows 240]`. Rows have one of 6 sizes, 4 numbers of steps and 5 guidance scales. As a
+`python -m benchmarks.packing [--rows 960]`. Rows have one of 6 sizes, 4 numbers of steps and 5 guidance scales. As a
 reference, the policy of servers with 8 slots: requests in the order they come, and only equal neighbors share a pass.
 """
 
