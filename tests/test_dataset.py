@@ -10,7 +10,7 @@ import pytest
 import imagemill as package
 from imagemill.dataset import Dataset, Part
 
-from .conftest import contents
+from .conftest import Command, contents
 
 
 @pytest.fixture
@@ -97,8 +97,38 @@ def test_an_update_that_would_make_records_unequal_or_rename_images_changes_noth
     with dataset.lock():
         with pytest.raises(ValueError, match="same columns"):
             dataset.update(some)
-        with pytest.raises(ValueError, match="rename"):
+        with pytest.raises(ValueError, match="`file_name` says how the image was made"):
             dataset.update(lambda _: {"file_name": "x.png"})
+        with pytest.raises(ValueError, match="cannot be set"):
+            dataset.update(lambda _: {"label": "cat"})
+        with pytest.raises(ValueError, match="`score` is a str, elsewhere a int"):
+            dataset.update(lambda record: {"score": 1 if record["id"] == "0" else "one"})
+    with pytest.raises(package.UsageError, match="is not locked"):
+        dataset.update(lambda _: {"score": 1})
+    assert contents(dataset.folder) == before
+
+
+def test_an_update_keeps_every_promise(dataset: Dataset) -> None:
+    with dataset.lock():
+        dataset.update(lambda record: {"words": len(record["prompt"].split())})
+    assert package.verify(dataset) == []
+    assert "| `words` | from the prompt table, or added later |" in (dataset.folder / "README.md").read_text()
+
+
+def test_images_without_a_job_are_not_taken_over_by_another(dataset: Dataset) -> None:
+    (dataset.folder / "job.toml").unlink()
+    with pytest.raises(package.UsageError, match=r"holds images and no job\.toml"):
+        package.generate(["another"], dataset.folder, model="fake", seed=2)
+
+
+def test_damaged_images_are_given_up_and_made_again(dataset: Dataset, imagemill: Command) -> None:
+    before = contents(dataset.folder)
+    (dataset.part(1).folder / "prompt_2_image_0.png").unlink()
+    (dataset.part(1).folder / "prompt_4_image_0.png").write_bytes(b"damaged")
+    assert imagemill("verify", dataset.folder).code == 3
+    repaired = imagemill("verify", dataset.folder, "--repair")
+    assert (repaired.code, "2 images given up" in repaired.err, "2 still to make" in repaired.out) == (0, True, True)
+    package.generate([f"picture {number}" for number in range(6)], dataset.folder, model="fake", seed=1)
     assert contents(dataset.folder) == before
     assert Dataset(dataset.folder).part(1).sealed
 

@@ -42,6 +42,29 @@ def test_the_plan_line_comes_first_and_counts_everything(imagemill: Command, tmp
     assert [reject["line"] for reject in Dataset("out").rejects()] == [2, 4]
 
 
+def test_a_wrong_size_is_blamed_on_who_asked_for_it(imagemill: Command, tmp_path: Path) -> None:
+    table = tmp_path / "prompts.csv"
+    table.write_text("prompt,width\na,64\nb,63\n")
+    by_row = imagemill("generate", table, "-o", "out", "--per-row")
+    assert "generate: row `1`: `width`: 63 is not a multiple of 8" in by_row.err
+    by_flag = imagemill("generate", table, "-o", "out", "--width", 63)
+    assert "error: generate: `width`: 63 is not a multiple of 8" in by_flag.err
+
+
+def test_a_dry_run_refuses_a_folder_that_a_run_would_refuse(imagemill: Command, prompts: Path) -> None:
+    Path("mine").mkdir()
+    Path("mine/notes.txt").touch()
+    ran = imagemill("generate", prompts, "-o", "mine", *FAKE, "--dry-run")
+    assert (ran.code, "is not empty and holds no dataset" in ran.err) == (2, True)
+
+
+def test_rejected_rows_are_told_also_when_quiet(imagemill: Command, tmp_path: Path) -> None:
+    table = tmp_path / "prompts.csv"
+    table.write_text("prompt,other\na,b\nragged\n")
+    ran = imagemill("generate", table, "-o", "out", *FAKE, "--quiet")
+    assert (ran.code, ran.err.startswith("1 row rejected: see ")) == (0, True)
+
+
 def test_a_dry_run_shows_final_prompts_and_makes_nothing(imagemill: Command, prompts: Path) -> None:
     ran = imagemill("generate", prompts, "-o", "out", *FAKE, "--prompt-postfix", "in ink", "--dry-run")
     assert ran.code == 0
@@ -279,7 +302,7 @@ def test_a_wrong_argument_is_explained_before_anything_is_made(
 
 def test_a_missing_model_table_or_folder_is_explained(imagemill: Command, prompts: Path, tmp_path: Path) -> None:
     assert "did you mean `fake`?" in imagemill("generate", prompts, "-o", "out", "--model", "fakes").err
-    assert "there is no prompt table `nothing.csv`" in imagemill("generate", "nothing.csv", "-o", "out", *FAKE).err
+    assert "there is no file `nothing.csv`" in imagemill("generate", "nothing.csv", "-o", "out", *FAKE).err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     ran = imagemill("generate", prompts, "-o", "full", *FAKE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -70,6 +71,23 @@ def test_a_dataset_loads_while_it_is_made_and_after_a_kill(tmp_path: Path, card:
     after = load(tmp_path / "out", tmp_path / "after")
     assert len(after) >= len(during)
     assert after[len(after) - 1]["image"].size == (8, 8)
+
+
+def test_what_was_cached_of_another_or_a_smaller_dataset_is_not_loaded_again(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first, second = tmp_path / "a" / "same", tmp_path / "b" / "same"
+    for count in (1, 2, 7):
+        package.generate([f"picture {n}" for n in range(7)], first, model="fake", seed=1, limit=count)
+        assert len(load(first, cache)) == count
+    with (dataset := Dataset(first)).lock():
+        dataset.update(lambda _: {"score": 0.5})
+    assert load(first, cache)[0]["score"] == 0.5
+    package.generate(["another"], second, model="fake", seed=1)
+    assert load(second, cache)["prompt"] == ["another"]
+    shutil.rmtree(second)
+    shutil.copytree(first, second)
+    shutil.rmtree(first)
+    assert load(second, cache)[6]["image"].size == (64, 64), "a dataset that was moved"
 
 
 def test_columns_whose_names_mislead_readers_are_kept_under_others(tmp_path: Path) -> None:

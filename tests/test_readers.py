@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagemill.errors import UsageError
+from imagemill.operators.generate import generate
 from imagemill.readers import RawRow, read_source
 from imagemill.records import Reject
 
@@ -304,9 +305,24 @@ def test_a_file_that_cannot_be_read_is_refused_with_a_reason(
     assert caught.value.hint
 
 
-def test_a_file_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"there is no prompt table `no/such/file\.csv`"):
+def test_a_file_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no file `no/such/file\.csv`"):
         read_source("no/such/file.csv")
+    (tmp_path / "prompts.csv").touch()
+    with pytest.raises(UsageError, match=r"did you mean `prompts\.csv`"):
+        read_source(tmp_path / "promts.csv")
+
+
+def test_a_name_that_is_given_twice_costs_its_row_only(tmp_path: Path) -> None:
+    rows, rejects, _ = read(tmp_path, "p.jsonl", '{"prompt": "a", "prompt": "b"}\n{"prompt": "c"}\n')
+    assert values(rows) == [{"prompt": "c"}]
+    assert [(reject.line, "`prompt` stands twice" in reject.reason) for reject in rejects] == [(1, True)]
+
+
+@pytest.mark.parametrize("table", [{"prompt": ["a", "b"]}, pa.table({"prompt": ["a"]})])
+def test_a_table_by_columns_is_refused(tmp_path: Path, table: Any) -> None:
+    with pytest.raises(UsageError, match="a prompt table is a list of prompts or of rows"):
+        generate(table, tmp_path / "out", model="fake")
 
 
 # properties

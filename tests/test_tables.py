@@ -236,6 +236,7 @@ def test_the_negative_prompt_column_is_said() -> None:
     [
         ({"prompt_column": "Titel"}, "`prompt_column`: the table has no column `Titel`", "did you mean `title`?"),
         ({"negative_prompt_column": "zzz"}, "no column `zzz`", "columns: `prompt`, `title`, `se`"),
+        ({"template": "a {title}", "prompt_column": "title"}, "`template` and `prompt_column` both", "leave out one"),
         ({"template": "a {titel}"}, "`template`: the table has no column `titel`", "did you mean `title`?"),
         ({"template": "a cat"}, "`template` names no column", "{name}"),
         ({"template": "a {}"}, "`template` names no column", "{name}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shlex
 import signal
@@ -88,6 +89,8 @@ def _generate(arguments: Sequence[str]) -> int:
     from imagemill.dataset import Dataset
 
     dataset = Dataset(parsed.output)
+    if parsed.json and not report.done:
+        terminal.data(_status_data(dataset), "")
     raise_if_all_failed(dataset)
     if report.done:
         rate = report.done / report.seconds
@@ -131,7 +134,7 @@ def _finish(terminal: Terminal, dataset: Dataset) -> int:
     """Say how a dataset stands at the end of a run; the exit code."""
     counts = dataset.counts()
     if counts.rows_rejected:
-        terminal.say(f"{number(counts.rows_rejected, 'row')} rejected: see {dataset.rejects_file}")
+        terminal.warn(f"{number(counts.rows_rejected, 'row')} rejected: see {dataset.rejects_file}")
     if counts.failed:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.failed.items()))
         terminal.say(f"{number(sum(counts.failed.values()), 'request')} failed ({reasons})")
@@ -208,16 +211,29 @@ def _retry(arguments: Sequence[str]) -> int:
 
 def _verify(arguments: Sequence[str]) -> int:
     from imagemill.dataset import Dataset
-    from imagemill.dataset.verify import verify
+    from imagemill.dataset.verify import repair, verify
 
     parser = _dataset_parser("verify")
     parser.add_argument("--no-reader", action="store_true", help="do not also load it with `datasets.load_dataset`")
+    parser.add_argument(
+        "--repair", action="store_true", help="first give up damaged images, for the next `generate` to make them again"
+    )
     parsed = parse(parser, arguments)
     dataset = Dataset(parsed.dataset)
+    terminal = Terminal(parsed.quiet, parsed.json)
+    if parsed.repair:
+        lost = repair(dataset)
+        terminal.say(f"{number(lost, 'image')} given up; `imagemill generate` as before makes them again")
     problems = verify(dataset, reader=not parsed.no_reader)
-    count = number(len(dataset), "image")
-    text = "\n".join(problems) if problems else f"{count}: every file, record, count and seal is right"
-    Terminal(as_json=parsed.json).data({"images": len(dataset), "problems": problems}, text)
+    counts = dataset.counts()
+    if dataset.writer:
+        terminal.say(f"being written by {dataset.writer}: not loaded with `datasets`")
+    elif not parsed.no_reader and not importlib.util.find_spec("datasets"):
+        terminal.say("the package `datasets` is not installed: not loaded with it")
+    text = f"{number(counts.done, 'image')}: every file, record, count and seal is right"
+    if counts.pending > 0:
+        text += f" · {counts.pending:,} still to make"
+    terminal.data({"images": counts.done, "problems": problems}, "\n".join(problems) or text)
     return 3 if problems else 0
 
 
@@ -392,15 +408,20 @@ def run(arguments: Sequence[str]) -> int:
     except ImagemillError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        # Writing has errors of its own; this is a file that cannot be read.
+        named = f"`{error.filename}`" if error.filename else "a file"
+        print(f"error: {named} cannot be read: {error.strerror}\n\nhint: check its permissions", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         told = ""
         if arguments[0] in {"demo", "generate", "retry"}:
             told = f"; nothing is lost. Continue: {shlex.join(['imagemill', *arguments])}"
         print(f"\ninterrupted{told}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -80,5 +80,9 @@ class OutOfSpace(ImagemillError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "did you mean `x`?" for the closest known name, or an empty string."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
+    wanted = name.casefold().strip("-")
+    longer = [folded for folded in by_folded if len(wanted) > 3 and wanted in folded]
+    if longer:
+        return f"did you mean `{by_folded[min(longer, key=len)]}`?"
     close = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
     return f"did you mean `{by_folded[close[0]]}`?" if close else ""

@@ -10,6 +10,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from html import escape, unescape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -227,14 +228,14 @@ def psnr(one: Pixels, other: Pixels) -> float:
 def contact_sheet(tiles: Sequence[tuple[Pixels, str]], columns: int = 6, side: int = 160) -> Pixels:
     """Lay images out in a grid with a caption under each, as one RGB picture."""
     import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     gap, caption = 12, 42
     columns = max(1, min(columns, len(tiles)))
     rows = math.ceil(len(tiles) / columns)
     sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * (side + caption + gap) + gap), (250, 250, 250))
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(13)
+    font = _font(13)
     for position, (pixels, text) in enumerate(tiles):
         x = gap + position % columns * (side + gap)
         y = gap + position // columns * (side + caption + gap)
@@ -266,3 +267,13 @@ def _wrapped(text: str, width: int, font: Any) -> list[str]:
         else:
             lines.append(word)
     return lines
+
+
+def _font(size: int) -> Any:
+    """A font of this machine that knows most scripts, else Pillow's own, which knows ASCII."""
+    from PIL import ImageFont
+
+    for name in ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf"):
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imagemill.errors import MissingExtra, UsageError
+from imagemill.errors import MissingExtra, UsageError, did_you_mean
 from imagemill.records import Reject
 
 _START = 1_000
@@ -66,9 +66,29 @@ def read_source(source: str | Path | Iterable[Any]) -> tuple[list[RawRow], list[
         _read_bytes(content, _sniff(content), collector)
     elif Path(source).is_file():
         _read_file(Path(source), collector)
+    elif _means_file(str(source)):
+        folder = Path(source).parent
+        near = did_you_mean(Path(source).name, [path.name for path in folder.iterdir()] if folder.is_dir() else [])
+        raise UsageError(f"there is no file `{source}`", near or "check the path")
     else:
         _read_hugging_face(str(source), collector)
     return collector.rows, collector.rejects, list(collector.names)
+
+
+def rows_of(values: Iterable[Any]) -> list[Any]:
+    """Rows given in Python; raises UsageError for a table by columns, which iterates over their names."""
+    if isinstance(values, Mapping) or hasattr(values, "iloc") or hasattr(values, "num_columns"):
+        raise UsageError(
+            f"a prompt table is a list of prompts or of rows, got: `{type(values).__name__}`",
+            "of a DataFrame, give `frame.to_dict('records')`",
+        )
+    return list(values)
+
+
+def _means_file(source: str) -> bool:
+    """Whether a name is a path and not that of a dataset on the hub."""
+    suffixes = {suffix.lower().lstrip(".") for suffix in Path(source).suffixes}
+    return not Path(source).is_dir() and (bool(suffixes & {*_FORMATS}) or source.startswith((".", "/", "~")))
 
 
 def _read_file(path: Path, collector: _Collector) -> None:
@@ -97,7 +117,8 @@ def _content(path: Path, compression: str | None) -> bytes:
             with pa.CompressedInputStream(pa.BufferReader(content), "zstd") as stream:
                 return bytes(stream.read())
     except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"`{path}` cannot be read: {error}", "is the file complete?") from None
+        hint = "check its permissions" if isinstance(error, PermissionError) else "is the file complete?"
+        raise UsageError(f"`{path}` cannot be read: {error}", hint) from None
     return content
 
 
@@ -180,7 +201,8 @@ def _read_delimited(lines: list[bytes], table_format: str, collector: _Collector
     delimiter = "\t" if table_format == "tsv" else max(",;\t", key=header.count)
     names = _split(header, delimiter)
     if problem or names is None:
-        raise UsageError(f"line 1: {problem or 'a quote is not closed'}", "the first line must name the columns")
+        hint = "save the table as UTF-8" if problem else "the first line must name the columns"
+        raise UsageError(f"line 1: {problem or 'a quote is not closed'}", hint)
     names = [name.strip() or f"column_{number}" for number, name in enumerate(names, start=1)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -286,11 +308,19 @@ def _count(number: int, noun: str) -> str:
 
 def _read_json_line(number: int, text: str, collector: _Collector) -> None:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         collector.reject(number, f"not JSON: {error}", text)
         return
     _take(number, value, text, collector)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1)
+        raise ValueError(f"`{twice}` stands twice in one object")
+    return found
 
 
 def _is_text(name: str) -> bool:

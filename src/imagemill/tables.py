@@ -147,6 +147,8 @@ class _Mapping:
                     f"`vary`: `{name}` is neither a sampling parameter nor a name in the template",
                     did_you_mean(name, [*Sampling.model_fields, *self.template_names]) or "see `--help`",
                 )
+        if options.template and options.prompt_column:
+            raise UsageError("`template` and `prompt_column` both say what the prompt is", "leave out one of them")
         self.prompt = None if options.template else self._prompt_column(names)
         self.negative = self._negative_column(names)
         self.parameters = self._parameter_columns(names)

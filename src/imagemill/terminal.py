@@ -26,6 +26,10 @@ class Terminal:
         if not self.quiet:
             print(line, file=sys.stderr, flush=True)
 
+    def warn(self, line: str) -> None:
+        """Tell the user what must not be missed, also when quiet."""
+        print(line, file=sys.stderr, flush=True)
+
     def data(self, value: dict[str, Any] | list[Any], text: str) -> None:
         """Print what a program may read: JSON when that was asked for, else the text."""
         print(json.dumps(value, ensure_ascii=False, indent=1) if self.as_json else text, flush=True)

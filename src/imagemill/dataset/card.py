@@ -8,7 +8,6 @@ from typing import Any
 
 from imagemill.dataset.files import write_file
 from imagemill.dataset.folder import Counts, Dataset, columns_of
-from imagemill.images import EXTENSIONS
 from imagemill.records import Record
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -50,7 +49,6 @@ def render_card(dataset: Dataset) -> str:
     first = next(iter(dataset), None)
     # Not the folder's name: a dataset that is moved stays as it is, byte by byte.
     name = f"{Path(job['input']['table']).stem} by {Path(step['model']).name}"
-    extension = EXTENSIONS[step["image_format"]]
     return f"""---
 pretty_name: {json.dumps(name)}
 license: {step["license"]}
@@ -64,15 +62,7 @@ annotations_creators:
 - machine-generated
 size_categories:
 - {next((label for limit, label in _SIZES if counts.done < limit), "10M<n<100M")}
-configs:
-- config_name: default
-  drop_labels: true
-  data_files:
-  - split: train
-    path:
-    - images/*/metadata.jsonl
-    - images/*/*.{extension}
----
+{_configs(first) if first and (counts.done, counts.pending) == (1, 0) else ""}---
 
 # {name}
 
@@ -103,6 +93,23 @@ Every parameter stands in `job.toml`, and every record says all that is needed t
 
 All images are synthetic. {_marking(step)}
 The prompts come from `{job["input"]["table"]}`; the model's license applies to what it makes (`{step["license"]}`).
+"""
+
+
+def _configs(record: Record) -> str:
+    """Tell the reader which files are the images, where a single one is not the most frequent kind of file.
+
+    Only there: with these lines `load_dataset` knows what it has cached by them and by the folder's name alone, so
+    that another dataset, or the same one grown, would be taken for the first; the description tells them apart.
+    """
+    return f"""configs:
+- config_name: default
+  description: {record["sha256"]}
+  data_files:
+  - split: train
+    path:
+    - images/*/metadata.jsonl
+    - images/*/*{Path(record["file_name"]).suffix}
 """
 
 
@@ -138,7 +145,7 @@ def _columns(record: Record | None) -> str:
     if record is None:
         return "No image has been made yet."
     rows = [f"| `{key}` | {_MEANINGS[key]} |" for key in record if key in _MEANINGS]
-    rows += [f"| `{key}` | from the prompt table |" for key in columns_of(record)]
+    rows += [f"| `{key}` | from the prompt table, or added later |" for key in columns_of(record)]
     return "\n".join(["| column | meaning |", "|---|---|", *rows])
 
 

@@ -24,7 +24,8 @@ def explained(path: Path) -> Iterator[None]:
             raise OutOfSpace(
                 f"no space left to write `{path}`", "free some space and give the same command again: nothing is lost"
             ) from error
-        raise ImagemillError(f"`{path}` cannot be written: {error.strerror or error}", "check the disk") from error
+        hint = "check the permissions" if isinstance(error, PermissionError) else "check the disk"
+        raise ImagemillError(f"`{path}` cannot be written: {error.strerror or error}", hint) from error
 
 
 def temporary(path: Path) -> Path:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
-import os
 import re
-import socket
-import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,15 +18,14 @@ import tomli_w
 from imagemill.dataset.files import (
     append_lines,
     encode_lines,
-    explained,
-    make_folder,
     parse_lines,
     read_lines,
     write_file,
 )
-from imagemill.errors import LockedError, UsageError
+from imagemill.dataset.lock import locked, writer_of
+from imagemill.errors import UsageError
 from imagemill.plan import PART_SIZE
-from imagemill.records import RECORD_KEYS, Record, Reject, Request, order_of
+from imagemill.records import RECORD_KEYS, Record, Reject, Request, order_of, safe_column
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -106,14 +100,26 @@ class Part:
     def update(self, change: Callable[[Record], Mapping[str, Any]]) -> None:
         """Set columns of every record of the part, atomically.
 
-        `change` returns the new values of one record; raises ValueError when it does not name the same columns for
-        all of them, or renames an image.
+        `change` returns the new values of one record. Raises ValueError when it does not name the same columns for
+        all of them, gives one column several types, or names what made the image; UsageError without the lock.
         """
-        records = [{**record, **change(record)} for record in self.records()]
+        if not self.dataset.locked:
+            raise UsageError(f"`{self.dataset.folder}` is not locked", "write `with dataset.lock():` around the update")
+        records = []
+        for record in self.records():
+            changed = change(record)
+            wrong = [name for name in changed if safe_column(name) != name]
+            if wrong:
+                raise ValueError(f"`{wrong[0]}` says how the image was made, or misleads readers: it cannot be set")
+            records.append({**record, **changed})
         if any(record.keys() != records[0].keys() for record in records):
             raise ValueError("every record must get the same columns")
-        if [record["file_name"] for record in records] != [record["file_name"] for record in self.records()]:
-            raise ValueError("an update cannot rename an image")
+        # The columns of a whole dataset have one type, that of its first record.
+        types = {name: type(value) for name, value in [*records[0].items(), *next(iter(self.dataset)).items()]}
+        for record in records:
+            for name, value in record.items():
+                if type(value) is not types[name]:
+                    raise ValueError(f"`{name}` is a {type(value).__name__}, elsewhere a {types[name].__name__}")
         was_sealed = self.sealed
         self.unseal()
         if records:
@@ -160,6 +166,8 @@ class Dataset:
         self.rejects_file = self._state / "rejects.jsonl"
         self.failures_file = self._state / "failures.jsonl"
         self.environment_file = self._state / "environment.json"
+        self.locked = False
+        """Whether this object holds the lock."""
         if not self.job_file.is_file():
             raise UsageError(f"`{self.folder}` holds no dataset: it has no job.toml", "name the folder given with `-o`")
 
@@ -171,15 +179,22 @@ class Dataset:
         Raises LockedError when another process writes it and UsageError when it holds something else.
         """
         folder = Path(folder)
+        Dataset.check_folder(folder)
+        with locked(folder):
+            yield folder
+
+    @staticmethod
+    def check_folder(folder: Path) -> None:
+        """Raise UsageError for a folder that holds something else than a dataset."""
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"`{folder}` is a file", "choose another output folder")
         occupied = folder.is_dir() and any(folder.iterdir())
         # Asked second, since another process may be creating the dataset right now.
-        ours = (folder / ".imagemill").is_dir() or (folder / "job.toml").is_file()
-        if occupied and not ours:
+        known = (folder / "job.toml").is_file()
+        if occupied and not known and not (folder / ".imagemill").is_dir():
             raise UsageError(f"`{folder}` is not empty and holds no dataset", "choose another output folder")
-        with _locked(folder):
-            yield folder
+        if (folder / "images").is_dir() and not known:
+            raise UsageError(f"`{folder}` holds images and no job.toml that tells how they were made", "bring it back")
 
     @staticmethod
     def write_job(folder: Path, job: Mapping[str, Any]) -> None:
@@ -192,9 +207,13 @@ class Dataset:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Be the only writer; raises LockedError when another process is."""
-        with _locked(self.folder):
+        with locked(self.folder):
             self.__dict__.pop("seals", None)
-            yield
+            self.locked = True
+            try:
+                yield
+            finally:
+                self.locked = False
 
     @property
     def job(self) -> dict[str, Any]:
@@ -223,7 +242,7 @@ class Dataset:
     @property
     def writer(self) -> str:
         """The process that is writing the dataset; empty when none is."""
-        return _writer(self.folder)
+        return writer_of(self.folder)
 
     @property
     def parts(self) -> list[Part]:
@@ -301,8 +320,11 @@ class Dataset:
 
     def update(self, change: Callable[[Record], Mapping[str, Any]]) -> None:
         """Set columns of every record, part by part, each part atomically; see `Part.update`."""
+        from imagemill.dataset.card import write_card
+
         for part in self.parts:
             part.update(change)
+        write_card(self)
 
     def recover(self) -> None:
         """Make the folder consistent after a crash; what is sealed is left as it is."""
@@ -335,49 +357,6 @@ def failed_request(failure: Mapping[str, Any]) -> Request:
     """The request of a line of `failures.jsonl`, one attempt later."""
     record = {"file_name": failure["name"], **failure["request"]}
     return Request.from_record(record, failure["part"], failure["attempts"] + 1)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    path = folder / ".imagemill" / "lock"
-    make_folder(path.parent)
-    with explained(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        if not any(_flocked(descriptor, fcntl.LOCK_EX) for _ in range(3)):
-            raise LockedError(
-                f"`{folder}` is being written by {_writer(folder) or 'another process'}",
-                "wait until it has finished, or stop it",
-            )
-        with explained(path):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-        try:
-            yield
-        finally:
-            os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
-
-
-def _flocked(descriptor: int, kind: int) -> bool:
-    """Try to take a lock; waits a moment when it is not free, since who asks for the writer holds it that long."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        time.sleep(0.01)
-        return False
-    return True
-
-
-def _writer(folder: Path) -> str:
-    """Who is writing a dataset; empty when nobody is, whatever a killed process left in the lock file."""
-    try:
-        with (folder / ".imagemill" / "lock").open() as lock:
-            owner = json.loads(lock.read())
-            return "" if _flocked(lock.fileno(), fcntl.LOCK_SH) else f"process {owner['pid']} on {owner['host']}"
-    except (OSError, ValueError):
-        return ""
 
 
 def columns_of(record: Record) -> list[str]:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from imagemill.dataset.card import render_card
-from imagemill.dataset.files import parse_lines
+from imagemill.dataset.card import render_card, write_card
+from imagemill.dataset.files import encode_lines, parse_lines, write_file
 from imagemill.dataset.folder import Dataset, Part
 from imagemill.images import embedded_recipe, open_image
 from imagemill.plan import PART_SIZE
@@ -20,7 +20,7 @@ from imagemill.records import RECORD_KEYS, SEED_LIMIT, order_of
 def verify(dataset: Dataset, reader: bool = True) -> list[str]:
     """Return what is wrong with a dataset, a line each; an empty list when every promise holds.
 
-    With `reader`, also loads it with `datasets.load_dataset` where that is installed.
+    With `reader`, also loads it with `datasets.load_dataset` where that is installed and nobody writes the dataset.
     """
     finished = dataset.counts().pending == 0
     problems = list(_counts(dataset))
@@ -33,9 +33,32 @@ def verify(dataset: Dataset, reader: bool = True) -> list[str]:
     # While images are still to be made, files of a crash and an older card are what the next run clears up.
     if finished and _text(dataset.folder / "README.md") != render_card(dataset):
         problems.append("README.md does not tell how the dataset stands now")
-    if reader and not problems and seen and importlib.util.find_spec("datasets"):
+    if reader and not problems and seen and not dataset.writer and importlib.util.find_spec("datasets"):
         problems += _load(dataset, len(seen))
     return problems
+
+
+def repair(dataset: Dataset) -> int:
+    """Give up records whose image is absent or not the one that was made, for the next run to make it again.
+
+    Returns how many. Raises LockedError.
+    """
+    lost = 0
+    with dataset.lock():
+        for part in dataset.parts:
+            records = part.records()
+            whole = [record for record in records if _is_whole(part.folder / record["file_name"], record["sha256"])]
+            if len(whole) < len(records):
+                lost += len(records) - len(whole)
+                part.unseal()
+                write_file(part.metadata, encode_lines(whole))
+                part.recover()
+        write_card(dataset)
+    return lost
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
 def _counts(dataset: Dataset) -> Iterator[str]:

@@ -94,7 +94,8 @@ def _collect(workers: dict[Connection, BaseProcess], sink: Sink) -> None:
                 process.join()
                 raise ModelError(
                     f"a worker process ended with code {process.exitcode}",
-                    "was the machine out of memory? try fewer `--workers`; the same command continues",
+                    "was the machine out of memory? try fewer `--workers`; the same command continues. "
+                    "A script of your own needs `if __name__ == '__main__':`",
                 ) from None
             if kind == "result":
                 sink(value)

@@ -22,6 +22,7 @@ from imagemill.images import MAX_PIXELS, ImageFormat
 from imagemill.models.base import Measured, Model, ModelInfo, find_model
 from imagemill.plan import Plan
 from imagemill.produce import Output, Progress, Report, pending_requests, produce
+from imagemill.readers import rows_of
 from imagemill.records import SEED_LIMIT, Maker, Row, Sampling, Size
 from imagemill.tables import PromptTable, Table, read_table
 
@@ -101,6 +102,7 @@ def prepare(
     options, model_parameters = split_parameters(parameters)
     executor = local_executor(workers, devices)
     folder = Path(output)
+    Dataset.check_folder(folder)
     found = Dataset(folder).job if (folder / "job.toml").is_file() else {}
     step: Mapping[str, Any] = found["steps"][0] if found else {}
     model = find_model(options.model, model_parameters)
@@ -108,8 +110,8 @@ def prepare(
     model = model.resolve(known, executor.workers)
     info = model.info()
     sampling = _complete(options, info, step)
-    if isinstance(table, Iterable) and not isinstance(table, str | Path):
-        table = list(table)
+    if not isinstance(table, str | Path):
+        table = rows_of(table)
     read = read_table(table, options)
     unused = [name for name in ("negative_prompt", "guidance_scale") if not getattr(info, _TAKES[name])]
     plan = Plan(read.rows, options, sampling, unused)
@@ -212,7 +214,7 @@ def retry(
     with dataset.lock():
         dataset.recover()
         failures = dataset.failures()
-        reasons = set(reasons)
+        reasons = {reasons} if isinstance(reasons, str) else set(reasons)
         known = {failure["reason"] for failure in failures.values()}
         for reason in sorted(reasons - known):
             hint = did_you_mean(reason, known) or f"reasons: {', '.join(sorted(known)) or 'none, nothing has failed'}"
@@ -290,7 +292,8 @@ def _check_requests(plan: Plan, info: ModelInfo) -> None:
     """Raise UsageError for a size or a scheduler the model does not have, before anything is loaded."""
     kinds = {(request.width, request.height, request.scheduler): request for request in plan.requests()}
     for (width, height, scheduler), request in kinds.items():
-        where = f"generate: row `{request.id}`:"
+        own = (plan.sampling.width, plan.sampling.height, plan.sampling.scheduler) != (width, height, scheduler)
+        where = f"generate: row `{request.id}`:" if own else "generate:"
         if info.schedulers and scheduler not in info.schedulers:
             raise UsageError(
                 f"{where} `scheduler`: `{info.name}` has no `{scheduler}`",
@@ -377,9 +380,10 @@ def _check_same(folder: Path, found: Mapping[str, Any], job: Mapping[str, Any]) 
         differences = [line for line in differences if not line.startswith(("`rows_", "`requests`", "`sha256`"))]
         differences.insert(0, f"the prompt table `{job['input']['table']}` has other rows")
     if differences:
+        shrunk = any(line.startswith("`limit`") for line in differences)
         raise UsageError(
             f"`{folder}` was made by another job: {'; '.join(differences)}",
-            "choose another output folder, or give the same command to continue",
+            "`limit` can only grow" if shrunk else "choose another output folder, or give the same command to continue",
         )
 
 

@@ -37,7 +37,7 @@ class Pipeline(Model):
     batch_size: ClassVar[int | None] = None
     """What suits the model everywhere; None to measure it."""
 
-    device: str = "auto"
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """Where it runs: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Number format of the weights; `auto` is float32 on a CPU and bfloat16 elsewhere."""
@@ -61,6 +61,17 @@ class Pipeline(Model):
     @abstractmethod
     def model_name(self) -> str:
         """As records say it."""
+
+    def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
+        """Also check that the device is there."""
+        resolved = super().resolve(known, workers)
+        if resolved.device.startswith("cuda"):
+            count = import_package("torch").cuda.device_count()
+            if int(resolved.device.partition(":")[2] or 0) >= count:
+                raise UsageError(
+                    f"there is no device `{resolved.device}`: {count} CUDA devices", "see `imagemill doctor`"
+                )
+        return resolved
 
     def automatic(self, workers: int) -> Mapping[str, Any]:
         """Take the best device that is there, and share its cores."""
