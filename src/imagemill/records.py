@@ -222,3 +222,8 @@ def safe_column(name: str) -> str:
     if name in RECORD_KEYS or name in _READER_TRAPS:
         name = f"table_{name}"
     return re.sub(r"file_name(s?)$", r"filename\1", name)
+
+
+def columns_of(record: Record) -> list[str]:
+    """The columns of a record beyond those that every record has."""
+    return [name for name in record if name not in RECORD_KEYS]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagemill.dataset.files import write_file
-from imagemill.dataset.folder import Counts, Dataset, columns_of
-from imagemill.records import Record
+from imagemill.records import Record, columns_of
+
+if TYPE_CHECKING:
+    from imagemill.dataset.folder import Counts, Dataset
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from imagemill.dataset.card import write_card
 from imagemill.dataset.files import (
     append_lines,
     encode_lines,
@@ -25,7 +26,7 @@ from imagemill.dataset.files import (
 from imagemill.dataset.lock import locked, writer_of
 from imagemill.errors import UsageError
 from imagemill.plan import PART_SIZE
-from imagemill.records import RECORD_KEYS, Record, Reject, Request, order_of, safe_column
+from imagemill.records import Record, Reject, Request, order_of, safe_column
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -320,8 +321,6 @@ class Dataset:
 
     def update(self, change: Callable[[Record], Mapping[str, Any]]) -> None:
         """Set columns of every record, part by part, each part atomically; see `Part.update`."""
-        from imagemill.dataset.card import write_card
-
         for part in self.parts:
             part.update(change)
         write_card(self)
@@ -357,8 +356,3 @@ def failed_request(failure: Mapping[str, Any]) -> Request:
     """The request of a line of `failures.jsonl`, one attempt later."""
     record = {"file_name": failure["name"], **failure["request"]}
     return Request.from_record(record, failure["part"], failure["attempts"] + 1)
-
-
-def columns_of(record: Record) -> list[str]:
-    """The columns of a record beyond those that every record has."""
-    return [name for name in record if name not in RECORD_KEYS]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from imagemill.dataset.differences import check_same
 from imagemill.dataset.files import write_file
 from imagemill.dataset.folder import FORMAT, Counts, Dataset, failed_request
 from imagemill.environment import cuda_devices, environment
@@ -119,7 +120,7 @@ def prepare(
     maker = Maker(info.name, info.revision, model.to_table())
     job = _job(_table_name(table), read, options, sampling, plan, maker, info)
     if found:
-        _check_same(folder, found, job)
+        check_same(folder, found, job)
         job["input"]["table"] = found["input"]["table"]
     return Prepared(
         options=options,
@@ -146,7 +147,7 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
         path = folder / "job.toml"
         if path.is_file():
             # Another process may have made or changed the dataset since the job was prepared.
-            _check_same(folder, Dataset(folder).job, prepared.job)
+            check_same(folder, Dataset(folder).job, prepared.job)
         output = _measured(prepared)
         Dataset.write_rejects(folder, prepared.table.rejects)
         Dataset.write_job(folder, prepared.job)
@@ -355,47 +356,6 @@ def _job(
         ],
         "plan": {"rows_read": table.rows_read, "rows_accepted": len(table.rows), "requests": len(plan)},
     }
-
-
-def _check_same(folder: Path, found: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-    """Raise UsageError that names the differences when a folder was made by another job.
-
-    The table may have moved, and `limit` may have grown: the rest is made then.
-    """
-    old, new = _flat(found), _flat(job)
-    limits = old.get("input.limit"), new.get("input.limit")
-    if limits[0] and not old.get("input.sample") and (limits[1] is None or limits[1] >= limits[0]):
-        old.pop("input.limit")
-        new.pop("input.limit", None)
-        old["plan.requests"] = new["plan.requests"]
-    for values in (old, new):
-        values.pop("input.table")
-        values.pop("step.batch_sizes", None)
-    differences = [
-        f"`{key.rpartition('.')[2]}` was `{_shown(old.get(key))}`, now `{_shown(new.get(key))}`"
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
-    ]
-    if "input.sha256" in old and old["input.sha256"] != new["input.sha256"]:
-        differences = [line for line in differences if not line.startswith(("`rows_", "`requests`", "`sha256`"))]
-        differences.insert(0, f"the prompt table `{job['input']['table']}` has other rows")
-    if differences:
-        shrunk = any(line.startswith("`limit`") for line in differences)
-        raise UsageError(
-            f"`{folder}` was made by another job: {'; '.join(differences)}",
-            "`limit` can only grow" if shrunk else "choose another output folder, or give the same command to continue",
-        )
-
-
-def _flat(job: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {f"{section}.{key}": value for section in ("input", "plan") for key, value in job[section].items()}
-    step = job["steps"][0]
-    flat |= {f"step.{key}": value for key, value in step.items() if key != "model_parameters"}
-    return flat | {f"model.{key}": value for key, value in step["model_parameters"].items()}
-
-
-def _shown(value: object) -> str:
-    return "not given" if value is None else str(value)
 
 
 def _measured(prepared: Prepared) -> Output:
