@@ -31,7 +31,7 @@ def main() -> None:
     size = (info.width, info.height)
     example = Request(0, 0, 1, "0", "a picture", "", 1, *size, chosen.steps, info.guidance_scale, info.scheduler)
     start = time.perf_counter()
-    found = engine.measure({size: chosen.largest}, example, None).batch_sizes[size]
+    found = engine.measure({size: chosen.largest}, example, {}).batch_sizes[size]
     searched = time.perf_counter() - start
     counts = [2**power for power in range(20) if 2**power <= chosen.largest]
 

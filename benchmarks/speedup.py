@@ -102,7 +102,7 @@ def main() -> None:
     info = model.info()
     settings = {"num_inference_steps": chosen.steps or info.num_inference_steps, "guidance_scale": info.guidance_scale}
     pipeline, count = engine_of(model).pipeline, chosen.images
-    size = model.measure({(info.width, info.height): count}, None).batch_sizes[info.width, info.height]
+    size = model.measure({(info.width, info.height): count}, {}).batch_sizes[info.width, info.height]
     contenders: dict[str, Callable[[], object]] = {
         "diffusers, one prompt at a time": lambda: loop(pipeline, count, 1, settings),
         **{f"diffusers, lists of {n}": (lambda n=n: loop(pipeline, count, n, settings)) for n in chosen.lists},

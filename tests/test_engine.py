@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_a_request_that_fails_otherwise_leaves_its_neighbors(model: Pipeline) ->
     assert all(np.array_equal(results[key].pixels, whole[key].pixels) for key in ("0", "2"))
 
 
-def broken_decoder(model: Pipeline, value: float, times: int) -> None:
+def broken_decoder(model: Pipeline, value: Any, times: int) -> None:
     """Let the first picture of a decoded batch have one value only, so many times."""
     left = [times]
 
@@ -109,8 +110,13 @@ def broken_decoder(model: Pipeline, value: float, times: int) -> None:
     engine_of(model).pipeline.vae.decoder.register_forward_hook(breaks)
 
 
-@pytest.mark.parametrize(("value", "reason"), [(float("nan"), "nan_image"), (-1.0, "black_image")])
-def test_a_faulty_picture_is_drawn_once_more_and_never_kept(model: Pipeline, value: float, reason: str) -> None:
+RED = torch.tensor([1.0, -1.0, -1.0])[:, None, None]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(float("nan"), "nan_image"), (-1.0, "black_image"), (RED, "black_image")]
+)
+def test_a_faulty_picture_is_drawn_once_more_and_never_kept(model: Pipeline, value: Any, reason: str) -> None:
     whole = made(model, asked(3), 3)
     broken_decoder(model, value, 1)
     results = made(model, asked(3), 3)
@@ -123,6 +129,46 @@ def test_a_faulty_picture_is_drawn_once_more_and_never_kept(model: Pipeline, val
     assert np.array_equal(again["0"].pixels, results["0"].pixels), "the record's seed makes the picture"
     broken_decoder(model, value, -1)
     assert (made(model, asked(1), 1)["0"].reason) == reason
+
+
+def test_a_picture_that_fails_when_it_is_drawn_again_fails_alone(model: Pipeline) -> None:
+    broken_decoder(model, float("nan"), 1)
+    calls: list[int] = []
+
+    def fails_later(latents: Any) -> None:
+        calls.append(len(latents))
+        if len(calls) > 2:
+            raise ValueError("not a second time")
+
+    before_each_step(model, fails_later)
+    results = made(model, asked(3), 3)
+    assert [results[key].reason for key in "012"] == ["model_error", None, None]
+
+
+def test_memory_that_ends_while_measuring_ends_no_run(model: Pipeline) -> None:
+    def little_memory(latents: Any) -> None:
+        if len(latents) // 2 > 2:
+            raise torch.OutOfMemoryError("no room")
+
+    before_each_step(model, little_memory)
+    assert model.measure({(32, 32): 64}, {}).batch_sizes[32, 32] <= 2
+    assert model.measure({(32, 32): 64}, {(32, 32): 16}).batch_sizes == {(32, 32): 16}
+    assert {result.batch_size for result in made(model, asked(8), 8).values()} == {2}
+
+
+def test_what_a_failed_pass_held_is_let_go_before_the_next(model: Pipeline) -> None:
+    alive: list[Any] = []
+    most = 0
+
+    def counts(latents: Any) -> None:
+        nonlocal most
+        alive.append(weakref.ref(latents))
+        most = max(most, sum(reference() is not None for reference in alive))
+        raise torch.OutOfMemoryError("no room")
+
+    before_each_step(model, counts)
+    made(model, asked(8), 8)
+    assert most == 1
 
 
 def add_checker(model: Pipeline, weight: float) -> Any:
@@ -152,7 +198,7 @@ def test_the_safety_checker_lets_pass_or_blocks_after_its_retries(folder: Path, 
     checker.register_forward_pre_hook(lambda _, __, named: looked.append(len(named["images"])), with_kwargs=True)
     results = made(model, asked(2), 2)
     assert {result.reason for result in results.values()} == {"blocked"}
-    assert looked == [2, 1, 1, 1, 1]
+    assert looked == [2, 2, 2], "padded like the batch, and both drawn again together"
     assert "3 times" in results["0"].message
     assert all(result.pixels is None for result in results.values())
 
@@ -175,10 +221,10 @@ def test_tokens_that_are_not_read_are_counted(model: Pipeline) -> None:
 
 
 def test_a_measured_batch_is_no_larger_than_the_job(model: Pipeline) -> None:
-    measured = model.measure({(32, 32): 3, (48, 32): 1}, None)
+    measured = model.measure({(32, 32): 3, (48, 32): 1}, {})
     assert measured.batch_sizes[32, 32] in (1, 2)
     assert measured.batch_sizes[48, 32] == 1
     assert measured.reproducibility == "batch_shape_exact"
     assert measured.environment["device_name"]
     assert measured.environment["attention"]
-    assert model.measure({(32, 32): 3}, 7).batch_sizes == {(32, 32): 7}
+    assert model.measure({(32, 32): 3}, {(32, 32): 7}).batch_sizes == {(32, 32): 7}

@@ -22,7 +22,7 @@ import pytest
 
 from imagemill.dataset import Dataset
 from imagemill.errors import UsageError
-from imagemill.models.diffusers.folders import Hub, Lora, check_safe, is_pickle, read_config
+from imagemill.models.diffusers.folders import Hub, Lora, is_pickle
 
 from . import pipelines
 from .conftest import Command
@@ -126,8 +126,62 @@ def test_code_of_the_model_is_refused_and_allowed_only_by_revision(
     assert ran.code == 2
     assert "needs the exact revision" in ran.err
     revision = ran.err.partition("--revision ")[2][:16]
-    check_safe(model, read_config(model / "model_index.json"), code_allowed=True)
+    code = "from pathlib import Path\nfrom diffusers import UNet2DConditionModel\nPath('executed').touch()\n"
+    (model / "unet" / "my_unet.py").write_text(code)
+    assert f"is now `--revision {revision}`" not in imagemill(*run(model, "--trust-remote-code")).err, "code counts"
+    revision = imagemill(*run(model, "--trust-remote-code")).err.partition("--revision ")[2][:16]
+    # In a process of its own, for diffusers is imported here without code.
+    command = [sys.executable, "-m", "imagemill", *map(str, run(model, "--trust-remote-code", "--revision", revision))]
+    assert subprocess.run(command, check=False).returncode == 0
+    assert Path("executed").exists()
+    late = "from imagemill.models.diffusers.folders import *; import_package('diffusers'); allow_code()"
+    ran_late = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True, check=False)
+    assert "has imported diffusers without remote code" in ran_late.stderr
     assert f"is now `{revision}`" in imagemill(*run(model, "--revision", "0" * 16)).err
+
+
+def test_a_pipeline_class_of_its_own_is_refused(imagemill: Command, model: Path, prompts: Path) -> None:
+    index = json.loads((model / "model_index.json").read_text())
+    index["_class_name"] = ["pipeline", "MyPipeline"]
+    (model / "model_index.json").write_text(json.dumps(index))
+    ran = imagemill(*run(model))
+    assert (ran.code, "wants a pipeline class of its own" in ran.err) == (2, True)
+
+
+def test_an_index_cannot_bring_in_another_format(imagemill: Command, model: Path, prompts: Path) -> None:
+    weights = {"weight_map": {"conv_in.weight": "other.bin"}}
+    (model / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(weights))
+    ran = imagemill(*run(model))
+    assert (ran.code, "names `other.bin`" in ran.err) == (2, True)
+
+
+def test_a_folder_that_changes_in_the_meantime_is_loaded_again(imagemill: Command, model: Path, prompts: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    assert imagemill(*run(model)).code == 0
+    path = model / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: -weight for name, weight in load_file(path).items()}, path)
+    assert imagemill(*run(model, "-o", "other")).code == 0
+    one, other = (next(iter(Dataset(name))) for name in ("out", "other"))
+    assert one["model_revision"] != other["model_revision"]
+    assert one["sha256"] != other["sha256"]
+
+
+@pytest.mark.parametrize(("attention", "said"), [("native", "has no choice of attention"), ("x_hub", "from the hub")])
+def test_an_attention_that_would_be_ignored_or_run_code_is_refused(
+    imagemill: Command, model: Path, prompts: Path, attention: str, said: str
+) -> None:
+    ran = imagemill(*run(model, "--attention", attention))
+    assert (ran.code, said in ran.err) == (2, True)
+
+
+def test_negative_prompts_without_guidance_are_told_and_not_recorded(
+    imagemill: Command, model: Path, prompts: Path
+) -> None:
+    ran = imagemill(*run(model, "--negative-prompt", "blurry", "--vary", "guidance_scale=1,4"))
+    assert "no negative prompt has an effect at a guidance scale of 1 or less" in ran.err
+    told = {(record["guidance_scale"], record["negative_prompt"]) for record in Dataset("out")}
+    assert told == {(1.0, ""), (4.0, "blurry")}
 
 
 def lora(path: Path, seed: int = 0) -> Path:
@@ -173,6 +227,16 @@ def test_loras_change_the_picture_and_are_pinned(
     again = imagemill("reproduce", "out-3", "prompt_0_image_0")
     assert again.code == 3
     assert "is now" in again.out
+
+
+def test_a_lora_of_another_family_is_refused(imagemill: Command, model: Path, prompts: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    name = "transformer.blocks.0.attn.to_q.lora"
+    save_file({f"{name}_{half}.weight": torch.ones(2, 2) for half in "AB"}, tmp_path / "other.safetensors")
+    ran = imagemill(*run(model, "--lora", tmp_path / "other.safetensors"))
+    assert (ran.code, "has no weights for this pipeline" in ran.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -309,6 +373,21 @@ def test_a_hub_id_is_resolved_to_its_commit_and_stays_there(hub: Served, prompts
     ran = hub.generate(*run("someone/tiny", "--offline", "--limit", 4))
     assert ran.returncode == 0, ran.stderr
     assert not any("someone" in path for path in hub.handler.asked)
+
+
+def test_a_lora_comes_from_the_hub_and_stays_the_same(hub: Served, model: Path, prompts: Path) -> None:
+    for folder in hub.handler.folders.values():
+        lora(folder / "style.safetensors", seed=len(str(folder)))
+    ran = hub.generate(*run(model, "--lora", "someone/tiny/style.safetensors:0.5"))
+    assert ran.returncode == 0, ran.stderr
+    pinned = [f"someone/tiny/style.safetensors@{'a' * 40}:0.5"]
+    assert Dataset("out").job["steps"][0]["model_parameters"]["lora"] == pinned
+    hub.handler.main = "b" * 40
+    ran = hub.generate(*run(model, "--lora", "someone/tiny/style.safetensors:0.5", "--limit", 3))
+    assert ran.returncode == 0, ran.stderr
+    assert Dataset("out").job["steps"][0]["model_parameters"]["lora"] == pinned
+    ran = hub.generate(*run(model, "-o", "new", "--lora", "someone/tiny/absent.safetensors"))
+    assert (ran.returncode, "Traceback" in ran.stderr) == (2, False)
 
 
 def test_a_model_that_is_nowhere_is_explained(hub: Served, prompts: Path) -> None:

@@ -9,7 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("imagemill", "numpy", "pillow", "pyarrow", "torch", "diffusers", "transformers", "datasets")
+PACKAGES = (
+    "imagemill", "numpy", "pillow", "pyarrow", "torch", "diffusers", "transformers", "tokenizers", "safetensors",
+    "accelerate", "peft", "datasets",
+)  # fmt: skip
 
 
 def package_version(name: str) -> str:
@@ -35,13 +38,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cuda_devices() -> int:
-    """How many CUDA devices PyTorch can use; 0 without PyTorch."""
+def cuda_devices() -> list[str]:
+    """The names of the CUDA devices that PyTorch can use; none without PyTorch."""
     if not package_version("torch"):
-        return 0
+        return []
     import torch
 
-    return torch.cuda.device_count()
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def environment() -> dict[str, Any]:

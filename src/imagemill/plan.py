@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -32,21 +32,27 @@ class Plan:
     """All requests of a job, in order, a function of the table and the parameters alone."""
 
     def __init__(
-        self, rows: Sequence[Row], options: PromptTable, sampling: Sampling, unused: Collection[str] = ()
+        self,
+        rows: Sequence[Row],
+        options: PromptTable,
+        sampling: Sampling,
+        unused: Collection[str] = (),
+        guided_above: float = -1.0,
     ) -> None:
         """Plan for all `rows` of a table; `sampling` is complete: no seed of -1, nothing left to the model.
 
         `unused` names what the model does not take, of `negative_prompt` and `guidance_scale`: requests have none.
+        Nor has a request a negative prompt without a guidance scale above `guided_above`.
         """
         self.options = options
         self._unused = {name: _NONE[name] for name in unused}
+        self._guided_above = guided_above
         self.sampling = sampling
         self.variants = _variants(options)
         self._template = parse_template(options.template) if options.template else None
         # Over the whole table, so that --limit and --sample change no seed.
         self._seeds = _seeds(rows, sampling)
-        # Of all rows, whatever `limit` and `sample` leave out.
-        self.images_of_table = sum(self._images(row) for row in rows) * len(self.variants)
+        self._table = rows
         self.rows = _selected(rows, options, sampling.seed)
 
     def __len__(self) -> int:
@@ -58,13 +64,7 @@ class Plan:
         for row in self.rows:
             count = self._images(row)
             for number, variant in enumerate(self.variants):
-                values = {
-                    **self.sampling.model_dump(),
-                    "negative_prompt": row.negative_prompt or self.sampling.negative_prompt,
-                    **row.overrides,
-                    **variant.overrides,
-                    **self._unused,
-                }
+                values = self._values(row, variant)
                 told = variant.overrides.get("seed", row.overrides.get("seed"))
                 for image in range(count):
                     yield Request(
@@ -83,6 +83,32 @@ class Plan:
                         columns={**row.columns, **{safe_column(name): text for name, text in variant.fields.items()}},
                     )
                     position += 1
+
+    def sizes(self) -> dict[Size, int]:
+        """How many images of each size can share a pass, whatever `limit` and `sample` leave out of the table."""
+        kinds: Counter[tuple[Any, ...]] = Counter()
+        for row in self._table:
+            for variant in self.variants:
+                values = self._values(row, variant)
+                same = (values["width"], values["height"], values["num_inference_steps"], values["scheduler"])
+                kinds[same] += self._images(row)
+        sizes: dict[Size, int] = {}
+        for (width, height, *_), count in kinds.items():
+            sizes[width, height] = max(count, sizes.get((width, height), 0))
+        return sizes
+
+    def _values(self, row: Row, variant: _Variant) -> dict[str, Any]:
+        """The sampling parameters of one prompt."""
+        values = {
+            **self.sampling.model_dump(),
+            "negative_prompt": row.negative_prompt or self.sampling.negative_prompt,
+            **row.overrides,
+            **variant.overrides,
+            **self._unused,
+        }
+        if values["guidance_scale"] <= self._guided_above:
+            values["negative_prompt"] = ""
+        return values
 
     def _images(self, row: Row) -> int:
         return int(row.overrides.get("images_per_prompt", self.sampling.images_per_prompt))

@@ -130,7 +130,9 @@ def _with_ends(work: Iterable[Any], workers: int, stop: threading.Event, errors:
 def _work(task: Task, waiting: Any, sender: Connection, device: str | None) -> None:
     """Run in a worker process."""
     if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
+        # Numbers count what is visible here, as when a cluster has lent devices 2 and 3.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[int(device)] if visible else device
     # An interrupt on the terminal reaches every process; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -36,6 +36,8 @@ class ModelInfo:
     takes_guidance: bool = True
     per_row_guidance: bool = False
     """Whether requests with different guidance can share a forward pass."""
+    guided_above: float = -1.0
+    """A negative prompt has an effect only with a guidance scale above it."""
     schedulers: tuple[str, ...] = ()
     """Those it can use, by k-diffusion name; empty when it pays no heed."""
     size_multiple: int = 1
@@ -100,15 +102,15 @@ class Model(Component, ABC):
         del workers
         return {}
 
-    def measure(self, sizes: Mapping[Size, int], batch_size: int | None) -> Measured:
+    def measure(self, sizes: Mapping[Size, int], chosen: Mapping[Size, int]) -> Measured:
         """Load and find out what only a loaded model tells, once for a dataset on a machine.
 
-        `sizes` are those of a job's images, with how many there may be of each; `batch_size` is what the user said,
-        None to choose. Raises ModelError.
+        `sizes` are those of a job's images, with how many of each can share a pass; `chosen` are batch sizes that the
+        user or an earlier run has settled. Raises ModelError.
         """
         info = self.info()
-        chosen = {size: batch_size or min(info.batch_size, count) for size, count in sizes.items()}
-        return Measured(chosen, info.reproducibility)
+        found = {size: chosen.get(size) or min(info.batch_size, count) for size, count in sizes.items()}
+        return Measured(found, info.reproducibility)
 
     @abstractmethod
     def make(self, batches: Iterable[Batch]) -> Iterator[Result]:

@@ -109,13 +109,15 @@ def prepare(
     model = find_model(options.model, model_parameters)
     known = step.get("model_parameters", {}) if step.get("model") == options.model else {}
     model = model.resolve(known, executor.workers)
+    if executor.devices and (device := model.to_table().get("device", "cuda")) != "cuda":
+        raise UsageError(f"`devices` are CUDA devices, and `device` is `{device}`", "leave out one of them")
     info = model.info()
     sampling = _complete(options, info, step)
     if not isinstance(table, str | Path):
         table = rows_of(table)
     read = read_table(table, options)
     unused = [name for name in ("negative_prompt", "guidance_scale") if not getattr(info, _TAKES[name])]
-    plan = Plan(read.rows, options, sampling, unused)
+    plan = Plan(read.rows, options, sampling, unused, info.guided_above)
     _check_requests(plan, info)
     maker = Maker(info.name, info.revision, model.to_table())
     job = _job(_table_name(table), read, options, sampling, plan, maker, info)
@@ -133,7 +135,7 @@ def prepare(
         found=found,
         counts=Dataset(folder).counts() if found else None,
         executor=executor,
-        talk=[*read.talk, *_left_out(unused, options, read.rows, info)],
+        talk=[*read.talk, *_left_out(unused, options, read.rows, info), *_unguided(options, plan, info)],
     )
 
 
@@ -189,7 +191,7 @@ def local_executor(workers: int, devices: str) -> Local:
     """The processes that work: so many, or one for each CUDA device of `all` or `0,1`; raises UsageError."""
     if not devices:
         return Local.parse({"workers": workers}, "generate")
-    there = [str(number) for number in range(cuda_devices())]
+    there = [str(number) for number in range(len(cuda_devices()))]
     chosen = there if devices == "all" else [text.strip() for text in devices.split(",")]
     absent = [device for device in chosen if device not in there]
     if absent or not chosen or len(set(chosen)) < len(chosen) or workers != 1:
@@ -320,6 +322,15 @@ def _left_out(unused: Iterable[str], options: Generate, rows: Iterable[Row], inf
     return [f"`{info.name}` takes no `{name}`: images and records have none" for name in unused if asked[name]]
 
 
+def _unguided(options: Generate, plan: Plan, info: ModelInfo) -> list[str]:
+    """Say that negative prompts were asked for where they have no effect."""
+    asked = bool(options.negative_prompt) or any(row.negative_prompt for row in plan.rows)
+    low = any(request.guidance_scale <= info.guided_above for request in plan.requests())
+    if not (asked and low and info.takes_negative_prompt):
+        return []
+    return [f"no negative prompt has an effect at a guidance scale of {info.guided_above:g} or less: records have none"]
+
+
 def _table_name(source: str | Path | Iterable[Any]) -> str:
     """What to call a table in the dataset, which may be published: never where it lies on this machine."""
     if not isinstance(source, str | Path):
@@ -363,18 +374,20 @@ def _measured(prepared: Prepared) -> Output:
 
     What the dataset's files say of this machine already is not measured again.
     """
-    output, options = prepared.output, prepared.options
+    output, batch_size = prepared.output, prepared.options.batch_size
     path = output.folder / ".imagemill" / "environment.json"
     known = json.loads(path.read_text())["environments"] if path.is_file() else []
-    here = {**environment(), "device": output.maker.model_parameters.get("device", "cpu")}
+    device = str(output.maker.model_parameters.get("device", "cpu"))
+    here = {**environment(), "device": device, **({"gpus": cuda_devices()} if device.startswith("cuda") else {})}
+    # What was chosen once stays.
     sizes = _sizes(prepared.found["steps"][0]["batch_sizes"]) if prepared.found else {}
-    wanted = {request.size: prepared.plan.images_of_table for request in prepared.plan.requests()}
+    wanted = prepared.plan.sizes()
+    if batch_size != "auto":
+        sizes = dict.fromkeys(wanted, batch_size) | sizes
     if set(wanted) - set(sizes) or not any(here.items() <= entry.items() for entry in known):
         found: list[Measured] = []
-        batch_size = None if options.batch_size == "auto" else options.batch_size
-        prepared.executor.run(partial(_measure, prepared.model, batch_size), [wanted], found.append)
+        prepared.executor.run(partial(_measure, prepared.model, sizes), [wanted], found.append)
         (measured,) = found
-        # What was chosen once stays.
         sizes = {**measured.batch_sizes, **sizes}
         here |= {"reproducibility": measured.reproducibility, **measured.environment}
         # In order; more than one environment means that bits may differ.
@@ -384,9 +397,9 @@ def _measured(prepared: Prepared) -> Output:
     return replace(output, batch_sizes=sizes)
 
 
-def _measure(model: Model, batch_size: int | None, work: Iterable[Mapping[Size, int]], sink: Sink) -> None:
+def _measure(model: Model, chosen: Mapping[Size, int], work: Iterable[Mapping[Size, int]], sink: Sink) -> None:
     for sizes in work:
-        sink(model.measure(sizes, batch_size))
+        sink(model.measure(sizes, chosen))
 
 
 def _sizes(table: Mapping[str, int]) -> dict[Size, int]:

@@ -17,11 +17,13 @@ from imagemill.models.diffusers.families import FAMILIES
 from imagemill.models.diffusers.folders import (
     Hub,
     Lora,
+    allow_code,
     check_safe,
     import_package,
     license_of,
     read_config,
     revision_of,
+    stamp_of,
 )
 from imagemill.models.diffusers.schedulers import scheduler_name, scheduler_table
 from imagemill.models.diffusers.traits import Traits, general_traits, traits
@@ -63,7 +65,9 @@ class Pipeline(Model):
         """As records say it."""
 
     def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
-        """Also check that the device is there."""
+        """Also check that the device is there, and that attention runs no code from the hub."""
+        if self.attention.endswith("_hub"):
+            raise UsageError(f"`attention`: `{self.attention}` is code from the hub", "take one without `_hub`")
         resolved = super().resolve(known, workers)
         if resolved.device.startswith("cuda"):
             count = import_package("torch").cuda.device_count()
@@ -79,9 +83,10 @@ class Pipeline(Model):
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        fast = device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
         return {
             "device": device,
-            "dtype": "float32" if device == "cpu" else "bfloat16",
+            "dtype": "float32" if device == "cpu" else "bfloat16" if fast else "float16",
             # Elsewhere than on the CPU they decide nothing, and must not depend on how many work.
             "threads": max(1, cores() // workers) if device == "cpu" else 1,
         }
@@ -111,17 +116,20 @@ class Pipeline(Model):
             takes_negative_prompt=found.takes_negative_prompt,
             takes_guidance=found.takes_guidance,
             per_row_guidance=found.per_row_guidance,
+            guided_above=1.0 if found.per_row_guidance else -1.0,
             size_multiple=max(8, factor * found.size_factor),
             license=license_of(folder),
         )
 
-    def measure(self, sizes: Mapping[Size, int], batch_size: int | None) -> Measured:
+    def measure(self, sizes: Mapping[Size, int], chosen: Mapping[Size, int]) -> Measured:
         """Load and measure."""
+        if self.batch_size:
+            chosen = {size: min(self.batch_size, count) for size, count in sizes.items()} | dict(chosen)
         info = self.info()
         example = Request(
             0, 0, 1, "0", "a picture", "", 1, info.width, info.height, 2, info.guidance_scale, info.scheduler
         )
-        return engine_of(self).measure(sizes, example, batch_size or self.batch_size)
+        return engine_of(self).measure(sizes, example, chosen)
 
     def make(self, batches: Iterable[Batch]) -> Iterator[Result]:
         """Load the pipeline once and run it over the batches."""
@@ -169,24 +177,40 @@ class Diffusers(Pipeline):
         revision = self.revision or known.get("revision")
         if not Path(self.model).is_dir():
             revision = self._hub().commit(self.model, revision)
-        pinned = tuple(str(Lora.parse(text).pinned(self._hub())) for text in self.lora)
+        before = {(lora.name, lora.scale): lora for lora in map(Lora.parse, known.get("lora", ()))}
+        asked = [Lora.parse(text) for text in self.lora]
+        # A file is hashed again; what a branch on the hub stood for once stays.
+        kept = [
+            before.get((lora.name, lora.scale), lora) if not lora.revision and not Path(lora.name).exists() else lora
+            for lora in asked
+        ]
+        pinned = tuple(str(lora.pinned(self._hub())) for lora in kept)
         return resolved.model_copy(update={"revision": revision, "lora": pinned})
 
     def folder(self, weights: bool = True) -> Path:
         """The folder itself, or the hub's copy in the cache; nothing in it may be a pickle or run code."""
         path = Path(self.model)
         if not path.is_dir():
-            path = self._hub().snapshot(self.model, self.revision, weights, self.variant)
+            hub = self._hub()
+            code = {"trust_remote_code": True} if self.trust_remote_code else {}
+            path = (
+                hub.pipeline(self.model, self.revision, variant=self.variant, **code)
+                if weights
+                else hub.files(self.model, self.revision)
+            )
         if not (path / "model_index.json").is_file():
             raise UsageError(f"`{self.model}` holds no diffusers pipeline: no model_index.json", "name its folder")
-        found = revision_of(path)
-        if self.revision not in (None, found) and Path(self.model).is_dir():
+        # To hash the weights takes long, and only here somebody asks.
+        found = revision_of(path) if self.revision or self.trust_remote_code else None
+        if self.revision != found and Path(self.model).is_dir() and self.revision:
             raise UsageError(f"`{self.model}` is now `{found}`, not `{self.revision}`", "bring that one back")
-        if self.trust_remote_code and self.revision != found:
-            raise UsageError(
-                "`trust_remote_code` needs the exact revision whose code has been read",
-                f"it is now `--revision {found}`",
-            )
+        if self.trust_remote_code:
+            if self.revision != found:
+                raise UsageError(
+                    "`trust_remote_code` needs the exact revision whose code has been read",
+                    f"it is now `--revision {found}`",
+                )
+            allow_code()
         check_safe(path, read_config(path / "model_index.json"), self.trust_remote_code)
         return path
 
@@ -217,21 +241,22 @@ def _part(folder: Path, index: Mapping[str, Any], *names: str) -> dict[str, Any]
     return {}
 
 
-_LOADED: dict[Pipeline, Engine] = {}
-"""The engine of this process: there is room for one."""
+_LOADED: dict[tuple[Any, ...], Engine] = {}
+"""The engine of this process, by its options and files: there is room for one."""
 
 
 def engine_of(options: Pipeline) -> Engine:
     """The loaded pipeline; raises UsageError and ModelError."""
-    if options not in _LOADED:
-        _LOADED.clear()
-        _LOADED[options] = _load(options)
-    return _LOADED[options]
-
-
-def _load(options: Pipeline) -> Engine:
-    """Load a pipeline onto its device; raises UsageError and ModelError."""
     folder = options.folder()
+    key = (options, stamp_of(folder))
+    if key not in _LOADED:
+        _LOADED.clear()
+        _LOADED[key] = _load(options, folder)
+    return _LOADED[key]
+
+
+def _load(options: Pipeline, folder: Path) -> Engine:
+    """Load a pipeline onto its device; raises UsageError and ModelError."""
     # Must stand before the device is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch, diffusers = import_package("torch"), import_package("diffusers")
@@ -259,7 +284,9 @@ def _load(options: Pipeline) -> Engine:
         )
         _add_loras(pipeline, options.loras())
         _place(pipeline, options)
-    except (OSError, ValueError, RuntimeError, AssertionError, ImportError, AttributeError, KeyError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged file, an absent package, a device without memory: each has its own class
         raise ModelError(f"`{options.model_name()}` cannot be loaded: {error}", "see `imagemill doctor`") from error
     pipeline.set_progress_bar_config(disable=True)
     return Engine(pipeline, options.exact, options.safety_retries)
@@ -269,7 +296,10 @@ def _add_loras(pipeline: Any, loras: list[tuple[Path, float]]) -> None:
     """Add LoRAs to the weights themselves, one after the other: then they cost nothing."""
     for file, scale in loras:
         pipeline.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="lora", local_files_only=True)
-        pipeline.fuse_lora(lora_scale=scale)
+        changed = list(pipeline.get_list_adapters())
+        if not changed:
+            raise UsageError(f"the LoRA `{file}` has no weights for this pipeline", "it may be made for another family")
+        pipeline.fuse_lora(components=changed, lora_scale=scale)
         pipeline.unload_lora_weights()
 
 
@@ -289,12 +319,17 @@ def _place(pipeline: Any, options: Pipeline) -> None:
         pipeline.to(options.device)
     if options.attention != "default":
         denoiser.set_attention_backend(options.attention)
+        taken = [getattr(module, "processor", None) for module in denoiser.modules()]
+        if not any(getattr(processor, "_attention_backend", None) for processor in taken):
+            raise UsageError(f"`{type(denoiser).__name__}` has no choice of attention", "leave out `attention`")
     if options.device != "cpu":
         for part in (unet, vae):
             if part is not None:
                 part.to(memory_format=torch.channels_last)
     if options.compile:
+        # A graph for each shape: one for all of them would depend on the order in which they come.
+        torch._dynamo.config.recompile_limit = 256
         if unet is None and getattr(denoiser, "_repeated_blocks", None):
-            denoiser.compile_repeated_blocks(fullgraph=True)
+            denoiser.compile_repeated_blocks(fullgraph=True, dynamic=False)
         else:
-            denoiser.compile()
+            denoiser.compile(dynamic=False)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from imagemill.environment import processor
+from imagemill.errors import ModelError
 from imagemill.models.base import Measured, Result
 from imagemill.models.diffusers.families import FAMILIES, Family, General, Text
 from imagemill.models.diffusers.folders import import_package
@@ -31,6 +32,11 @@ _KNEE = 1.05
 """A batch twice as large must be so much faster for each image."""
 _TRIES: dict[FailureReason, int] = {"nan_image": 1, "black_image": 1}
 """How often a picture with such a fault is drawn again."""
+_MESSAGES: dict[FailureReason, str] = {
+    "nan_image": "the model made values that are not numbers",
+    "black_image": "the model made a picture of one color",
+    "blocked": "the model's own safety checker blocked the picture",
+}
 
 
 class Texts:
@@ -81,6 +87,30 @@ class _Drawn:
     """What to wait for, None on a CPU."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a pass over a batch ended without pictures."""
+
+    memory: bool
+    message: str
+
+    def result(self, request: Request) -> Result:
+        return Result(request, reason="oom" if self.memory else "model_error", message=self.message)
+
+
+def _failure(error: Exception) -> _Failure:
+    """What an exception means; raises ModelError when the device is lost, since nothing works after that."""
+    text = str(error)
+    memory = (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(sign in text for sign in ("can't allocate memory", "out of memory", "ALLOC_FAILED"))
+    )
+    if type(error).__name__ == "AcceleratorError" and not memory:
+        raise ModelError(f"the device stopped working: {text[:500]}", "the same command continues") from error
+    return _Failure(memory, f"{type(error).__name__}: {text}"[:500])
+
+
 class Engine:
     """Draws batches with a loaded pipeline."""
 
@@ -108,12 +138,13 @@ class Engine:
         drawn: deque[tuple[Batch, _Drawn]] = deque()
         for batch in batches:
             for requests, size in self._cut(batch):
-                try:
-                    drawn.append((batch, self._draw(requests, size)))
-                except Exception as error:  # noqa: BLE001 - whatever a pipeline raises belongs to its requests
+                found = self._attempt(requests, size)
+                if isinstance(found, _Failure):
                     while drawn:
                         yield from self._finish(*drawn.popleft())
-                    yield from self._failed(batch, requests, size, error)
+                    yield from self._failed(batch, requests, size, found)
+                else:
+                    drawn.append((batch, found))
                 while len(drawn) > ahead:
                     yield from self._finish(*drawn.popleft())
         while drawn:
@@ -124,28 +155,33 @@ class Engine:
         size = min(batch.size, self._largest.get(batch.requests[0].size, batch.size))
         return [(batch.requests[start : start + size], size) for start in range(0, len(batch.requests), size)]
 
-    def _failed(self, batch: Batch, requests: Sequence[Request], size: int, error: Exception) -> Iterator[Result]:
+    def _attempt(self, requests: Sequence[Request], size: int) -> _Drawn | _Failure:
+        """Draw, and take whatever a pipeline raises for a failure of these requests."""
+        try:
+            return self._draw(requests, size)
+        except Exception as error:  # noqa: BLE001 - see above
+            failure = _failure(error)
+        # Not before the exception is gone does it let go of the tensors of its pass.
+        self._empty_cache(failure)
+        return failure
+
+    def _failed(self, batch: Batch, requests: Sequence[Request], size: int, failure: _Failure) -> Iterator[Result]:
         """Try in halves what did not fit into memory, and one by one what failed otherwise."""
-        memory = _is_memory(error)
-        if memory:
-            self._empty_cache()
-        if memory and size > 1:
+        if failure.memory and size > 1:
             size = math.ceil(size / 2)
-            self._largest[requests[0].size] = size
+            self._largest[requests[0].size] = min(size, self._largest.get(requests[0].size, size))
             parts = [requests[start : start + size] for start in range(0, len(requests), size)]
         elif len(requests) > 1:
             parts = [[request] for request in requests]
         else:
-            reason: FailureReason = "oom" if memory else "model_error"
-            yield Result(requests[0], reason=reason, message=f"{type(error).__name__}: {error}"[:500])
+            yield failure.result(requests[0])
             return
         for part in parts:
-            try:
-                drawn = self._draw(part, size)
-            except Exception as another:  # noqa: BLE001 - as above
-                yield from self._failed(batch, part, size, another)
+            found = self._attempt(part, size)
+            if isinstance(found, _Failure):
+                yield from self._failed(batch, part, size, found)
             else:
-                yield from self._finish(batch, drawn)
+                yield from self._finish(batch, found)
 
     def _draw(self, requests: Sequence[Request], size: int) -> _Drawn:
         import torch
@@ -155,8 +191,10 @@ class Engine:
         with torch.inference_mode():
             images = self.family.draw([*requests, *[requests[-1]] * missing], self.texts)[: len(requests)]
             images = images.float()
+            if images.shape[-2:] != (requests[0].height, requests[0].width):
+                raise ValueError(f"the model made a picture of {images.shape[-1]}×{images.shape[-2]} pixels")
             whole = images.isfinite().flatten(1).all(1)
-            flat = images.clamp(0, 1).mul(255).flatten(1).std(1) < _FLAT
+            flat = images.clamp(0, 1).mul(255).flatten(2).std(2).amax(1) < _FLAT
             faults = torch.where(whole, flat.to(torch.uint8) * 2, torch.ones_like(flat, dtype=torch.uint8))
             pictures = images.nan_to_num(0).clamp(0, 1).mul(255).round().to(torch.uint8)
             pictures = pictures.permute(0, 2, 3, 1).contiguous()
@@ -172,11 +210,38 @@ class Engine:
             return _Drawn(requests, size, there[0], there[1], arrived)
 
     def _finish(self, batch: Batch, drawn: _Drawn) -> Iterator[Result]:
-        for request, pixels, fault in self._checked(drawn):
-            if fault:
-                yield self._again(request, batch, drawn.size, fault)
-            else:
-                yield self._result(request, pixels, batch, drawn.size, 0)
+        """Check pictures; draw faulty ones again, together, each from seeds derived from its own."""
+        asked = list(drawn.requests)
+        seen: list[Counter[FailureReason]] = [Counter() for _ in asked]
+        redrawn = 0
+        while True:
+            try:
+                checked = self._checked(drawn)
+            except Exception as error:  # noqa: BLE001 - the model's own safety checker may raise anything
+                failure = _failure(error)
+                self._empty_cache(failure)
+                yield from (failure.result(request) for request in asked)
+                return
+            left = []
+            for number, (request, pixels, fault) in enumerate(checked):
+                if fault is None:
+                    yield self._result(request, pixels, batch, drawn.size, redrawn)
+                    continue
+                seen[number][fault] += 1
+                if seen[number][fault] <= self._tries[fault]:
+                    left.append(number)
+                else:
+                    message = f"{_MESSAGES[fault]}, {redrawn + 1} times, each from another seed"
+                    yield Result(asked[number], reason=fault, message=message)
+            if not left:
+                return
+            redrawn += 1
+            asked, seen = [asked[number] for number in left], [seen[number] for number in left]
+            found = self._attempt([request.reseeded(redrawn) for request in asked], drawn.size)
+            if isinstance(found, _Failure):
+                yield from (found.result(request) for request in asked)
+                return
+            drawn = found
 
     def _checked(self, drawn: _Drawn) -> list[tuple[Request, Pixels, FailureReason | None]]:
         if drawn.arrived is not None:
@@ -185,11 +250,12 @@ class Engine:
         names: tuple[FailureReason | None, ...] = (None, "nan_image", "black_image")
         faults = [names[number] for number in drawn.faults.tolist()]
         if self.checker is not None:
-            blocked = self._blocked(pictures)
-            faults = [fault or ("blocked" if bad else None) for fault, bad in zip(faults, blocked, strict=True)]
+            missing = drawn.size - len(pictures) if self.exact else 0
+            blocked = self._blocked([*pictures, *[pictures[-1]] * missing])
+            faults = [fault or ("blocked" if bad else None) for fault, bad in zip(faults, blocked, strict=False)]
         return list(zip(drawn.requests, pictures, faults, strict=True))
 
-    def _blocked(self, pictures: Pixels) -> list[bool]:
+    def _blocked(self, pictures: Sequence[Pixels]) -> list[bool]:
         """Ask the pipeline's own safety checker."""
         import torch
         from PIL import Image
@@ -200,25 +266,6 @@ class Engine:
             # It blackens what it is given; the copies are thrown away.
             _, flags = self.checker(images=[picture.copy() for picture in pictures], clip_input=seen)
         return [bool(flag) for flag in flags]
-
-    def _again(self, request: Request, batch: Batch, size: int, fault: FailureReason) -> Result:
-        """Draw a faulty picture again, from a seed derived from its own, at most as often as its fault allows."""
-        seen: Counter[FailureReason] = Counter([fault])
-        attempt = 0
-        while seen[fault] <= self._tries[fault]:
-            attempt += 1
-            again = request.reseeded(attempt)
-            ((_, pixels, found),) = self._checked(self._draw([again], size))
-            if found is None:
-                return self._result(again, pixels, batch, size, attempt)
-            fault = found
-            seen[fault] += 1
-        message = {
-            "nan_image": "the model made values that are not numbers",
-            "black_image": "the model made a picture of one color",
-            "blocked": "the model's own safety checker blocked the picture",
-        }[fault]
-        return Result(request, reason=fault, message=f"{message}, {attempt + 1} times, each from another seed")
 
     def _result(self, request: Request, pixels: Pixels, batch: Batch, size: int, redrawn: int) -> Result:
         columns: dict[str, Any] = {"redrawn": redrawn}
@@ -234,64 +281,68 @@ class Engine:
             self._schedulers[name] = found.from_config(self._own, **options)
         return self._schedulers[name]
 
-    def _empty_cache(self) -> None:
+    def _empty_cache(self, failure: _Failure) -> None:
         import torch
 
-        if self._copies is not None:
+        if failure.memory and self._copies is not None:
             torch.cuda.synchronize(self._device)
             torch.cuda.empty_cache()
 
     # What only a loaded model tells
 
-    def measure(self, sizes: Mapping[Size, int], example: Request, batch_size: int | None) -> Measured:
-        """Find the batch size of each size of picture, and whether neighbors change an image's bits."""
+    def measure(self, sizes: Mapping[Size, int], example: Request, chosen: Mapping[Size, int]) -> Measured:
+        """Find the batch sizes that are not chosen, and whether neighbors change an image's bits."""
         found: dict[Size, int] = {}
+        same = self.exact
         for (width, height), count in sizes.items():
             request = replace(example, width=width, height=height, num_inference_steps=2)
-            found[width, height] = batch_size or self._knee(request, count)
-        first = next(iter(found))
-        request = replace(example, width=first[0], height=first[1], num_inference_steps=2)
-        same = self._repeats(request, found[first])
-        return Measured(found, "batch_shape_exact" if same and self.exact else "seed_only", self._described())
+            found[request.size] = chosen.get(request.size) or self._knee(request, count)
+            same = same and self._repeats(request, found[request.size])
+        return Measured(found, "batch_shape_exact" if same else "seed_only", self._described())
 
     def _knee(self, request: Request, most: int) -> int:
         """Double the batch while that makes each image cheaper, and memory and the job allow it."""
         size, cost = 1, self._cost(request, 1)
         while 2 * size <= min(most, _LARGEST):
-            try:
-                larger = self._cost(request, 2 * size)
-            except Exception as error:
-                if _is_memory(error):
-                    self._empty_cache()
-                    break
-                raise
-            if cost < larger * _KNEE:
+            larger = self._cost(request, 2 * size)
+            if math.isinf(larger) or cost < larger * _KNEE:
                 break
             size, cost = 2 * size, larger
         return size
 
     def _cost(self, request: Request, size: int) -> float:
-        """Seconds an image takes in a batch; the first run of a shape warms up."""
+        """Seconds an image takes in a batch, infinite where it fails; the first run of a shape warms up."""
         batch = [replace(request, seed=seed) for seed in range(size)]
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
-            drawn = self._draw(batch, size)
+            drawn = self._attempt(batch, size)
+            if isinstance(drawn, _Failure):
+                return math.inf
             if drawn.arrived is not None:
                 drawn.arrived.synchronize()
             seconds.append(time.perf_counter() - start)
         return min(seconds[1:]) / size
 
     def _repeats(self, request: Request, size: int) -> bool:
-        """Whether a picture has the same bits in first and last place, among different neighbors."""
-        others = [replace(request, seed=seed, prompt=f"picture {seed}") for seed in range(1, size)]
-        more = [replace(other, seed=other.seed + size) for other in others]
-        first = self._draw([request, *others], size)
-        last = self._draw([*more, request], size)
-        for drawn in (first, last):
-            if drawn.arrived is not None:
-                drawn.arrived.synchronize()
-        return bool((first.pictures[0] == last.pictures[-1]).all())
+        """Whether a picture has the same values in first and last place, among different neighbors.
+
+        The neighbors' texts are much longer: a pipeline may pad all texts of a batch to the longest.
+        """
+        import torch
+
+        others = [replace(request, seed=seed, prompt="a long picture " * seed) for seed in range(1, size)]
+        short = [replace(other, seed=other.seed + size, prompt=f"{other.seed}") for other in others]
+        self.pipeline.scheduler = self._scheduler(request.scheduler)
+        try:
+            with torch.inference_mode():
+                first = self.family.draw([request, *others], self.texts)[0]
+                last = self.family.draw([*short, request], self.texts)[-1]
+            return bool((first == last).all())
+        except Exception as error:  # noqa: BLE001 - what fails here fails again, and is told, when images are made
+            failure = _failure(error)
+        self._empty_cache(failure)
+        return False
 
     def _described(self) -> dict[str, str]:
         import torch
@@ -302,10 +353,3 @@ class Engine:
         kinds = {type(found).__name__ for found in processors}
         backends = {str(getattr(found, "_attention_backend", None) or "") for found in processors} - {""}
         return {"device_name": name, "attention": ", ".join([*sorted(kinds), *sorted(backends)]) or "unknown"}
-
-
-def _is_memory(error: BaseException) -> bool:
-    text = str(error)
-    return (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
-    )

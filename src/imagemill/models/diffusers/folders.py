@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,15 +16,26 @@ from typing import Any
 
 from imagemill.errors import MissingExtra, UsageError
 
-_HASHED = {".json", ".safetensors", ".txt", ".model"}
+_HASHED = {".json", ".safetensors", ".txt", ".model", ".py"}
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _DESCRIBING = ["*.json", "*.txt", "*.model", "README.md"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+_NO_CODE = "DIFFUSERS_DISABLE_REMOTE_CODE"
+
+
+def allow_code() -> None:
+    """Let diffusers run a model's own code; raises UsageError where it has been imported without."""
+    os.environ[_NO_CODE] = "0"
+    constants = sys.modules.get("diffusers.utils.constants")
+    if getattr(constants, _NO_CODE, False):
+        raise UsageError("this process has imported diffusers without remote code", "start a new one")
+
+
 def import_package(name: str) -> Any:
     """Import a package of the extra `local`, with the settings that must stand before."""
-    os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")
+    os.environ.setdefault(_NO_CODE, "1")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -39,33 +51,22 @@ class Hub:
     cache: str | None
     offline: bool
 
-    def snapshot(self, repository: str, revision: str | None, weights: bool, variant: str | None = None) -> Path:
-        """The folder of a repository's copy in the cache, fetched where it is not there; raises UsageError.
-
-        Without `weights` only what describes the pipeline is fetched.
-        """
-        hub = import_package("huggingface_hub")
+    def pipeline(self, repository: str, revision: str | None, **options: Any) -> Path:
+        """The folder of a pipeline's copy in the cache, fetched where it is not there; raises UsageError."""
         diffusers = import_package("diffusers")
+        return self._fetched(
+            diffusers.DiffusionPipeline.download, repository, revision, use_safetensors=True, **options
+        )
+
+    def files(self, repository: str, revision: str | None, patterns: Sequence[str] = _DESCRIBING) -> Path:
+        """The same for the files of a repository that match, those that describe a pipeline when none are named."""
+        hub = import_package("huggingface_hub")
+        return self._fetched(hub.snapshot_download, repository, revision, allow_patterns=list(patterns))
+
+    def _fetched(self, fetch: Callable[..., Any], repository: str, revision: str | None, **options: Any) -> Path:
         try:
-            if weights:
-                return Path(
-                    diffusers.DiffusionPipeline.download(
-                        repository,
-                        revision=revision,
-                        variant=variant,
-                        use_safetensors=True,
-                        cache_dir=self.cache,
-                        local_files_only=self.offline,
-                    )
-                )
             return Path(
-                hub.snapshot_download(
-                    repository,
-                    revision=revision,
-                    cache_dir=self.cache,
-                    local_files_only=self.offline,
-                    allow_patterns=_DESCRIBING,
-                )
+                fetch(repository, revision=revision, cache_dir=self.cache, local_files_only=self.offline, **options)
             )
         except (OSError, ValueError) as error:
             raise UsageError(
@@ -77,15 +78,22 @@ class Hub:
         """The commit that a branch or tag stands for now; offline, the one in the cache."""
         if revision and _COMMIT.fullmatch(revision):
             return revision
-        return self.snapshot(repository, revision, weights=False).name
+        return self.files(repository, revision).name
 
 
 def revision_of(folder: Path) -> str:
     """The commit of a copy from the hub, else a hash of every configuration and weight file."""
-    if folder.parent.name == "snapshots":
+    if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name):
         return folder.name
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in _HASHED)
-    return _hash(folder, tuple((path, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in paths))
+    return _hash(folder, stamp_of(folder))
+
+
+def stamp_of(folder: Path) -> tuple[tuple[Path, int, int], ...]:
+    """Every file that decides what a pipeline does, with size and time: tells cheaply that nothing has changed."""
+    paths = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names]
+    return tuple(
+        (path, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in sorted(paths) if path.suffix in _HASHED
+    )
 
 
 @lru_cache(maxsize=8)
@@ -118,12 +126,13 @@ def license_of(folder: Path) -> str:
 def check_safe(folder: Path, index: Mapping[str, Any], code_allowed: bool = False) -> None:
     """Raise UsageError when loading a pipeline would unpickle something or run code of its own.
 
-    What a file is, its first bytes say, not its name.
+    What a file is, its first bytes say, not its name. A pipeline class of its own is never loaded.
     """
+    if not isinstance(index.get("_class_name"), str):
+        raise UsageError(f"`{folder}` wants a pipeline class of its own", "only pipelines of diffusers are loaded")
     parts = {name: entry for name, entry in index.items() if isinstance(entry, list) and entry[0]}
     if not code_allowed:
         own = [entry[0] for name, entry in parts.items() if (folder / name / f"{entry[0]}.py").is_file()]
-        own += [str(index["_class_name"][0])] if isinstance(index.get("_class_name"), list) else []
         if own:
             raise UsageError(
                 f"`{folder}` brings code of its own: {', '.join(own)}",
@@ -136,6 +145,14 @@ def check_safe(folder: Path, index: Mapping[str, Any], code_allowed: bool = Fals
         wrong = [path for path in pickles if path.suffix == ".safetensors" or not sound]
         if wrong:
             raise refused(wrong[0])
+        for path in sound:
+            if not is_safetensors(path):
+                raise UsageError(f"`{path}` is no safetensors file, whatever its name says", "is it complete?")
+        for path in (folder / name).glob("*.safetensors.index.json"):
+            listed = set(map(str, dict(read_config(path).get("weight_map", {})).values()))
+            other = sorted(file for file in listed if Path(file).suffix != ".safetensors" or Path(file).name != file)
+            if other:
+                raise UsageError(f"`{path}` names `{other[0]}`, which is no safetensors file beside it", "convert it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +160,7 @@ class Lora:
     """Weights added to a pipeline's."""
 
     name: str
-    """A file, a folder with one, or a hub id."""
+    """A file, a folder with one, or `OWNER/NAME` on the hub, with `/FILE` where it has several."""
     revision: str
     scale: float
 
@@ -155,8 +172,13 @@ class Lora:
             number = float(scale) if colon else 1.0
         except ValueError:
             name, number = "", 1.0
-        name, _, revision = (name or text).partition("@") if "@" in text else (name or text, "", "")
-        return Lora(name, revision, number)
+        if not math.isfinite(number):
+            raise UsageError(f"`lora`: the scale of `{text}` is {scale}", "give a number, such as 0.8")
+        name = name or text
+        if "@" in name and not Path(name).exists():
+            name, _, revision = name.rpartition("@")
+            return Lora(name, revision, number)
+        return Lora(name, "", number)
 
     def __str__(self) -> str:
         return f"{self.name}@{self.revision}:{self.scale:g}"
@@ -164,7 +186,7 @@ class Lora:
     def pinned(self, hub: Hub) -> Lora:
         """With its revision: the commit, or the hash of the file; raises UsageError when it is not the one named."""
         if not Path(self.name).exists():
-            return replace(self, revision=hub.commit(self.name, self.revision or None))
+            return replace(self, revision=hub.commit(self._place()[0], self.revision or None))
         with self.file(hub).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         if self.revision not in ("", found):
@@ -175,22 +197,38 @@ class Lora:
         """Its safetensors file; raises UsageError when there is none, or more than one, or a pickle."""
         path = Path(self.name)
         if not path.exists():
-            path = hub.snapshot(self.name, self.revision or None, weights=False)
+            repository, file_name = self._place()
+            path = hub.files(repository, self.revision or None, [file_name or "*.safetensors"]) / file_name
+        if not path.exists():
+            raise UsageError(f"there is no LoRA `{self.name}`", "name a file, or OWNER/NAME/FILE on the hub")
         files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in _WEIGHTS)
         for file in files:
             if is_pickle(file):
                 raise refused(file)
         if len(files) != 1:
-            raise UsageError(f"the LoRA `{self.name}` has {len(files)} weight files", "name one file")
+            names = ", ".join(file.name for file in files) or "none"
+            raise UsageError(f"the LoRA `{self.name}` has not one weight file but: {names}", "name one: `NAME/FILE`")
         return files[0]
+
+    def _place(self) -> tuple[str, str]:
+        """Repository on the hub and file in it, empty when not named."""
+        words = self.name.split("/")
+        return "/".join(words[:2]), "/".join(words[2:])
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins with the length of a JSON header, and the header."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def is_pickle(path: Path) -> bool:
     """Whether a file is a pickle or an archive of PyTorch, whatever it is called."""
+    if is_safetensors(path):
+        return False
     with path.open("rb") as file:
         head = file.read(512)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return False  # safetensors: the length of a JSON header, and the header
     # A bare pickle of protocol 2 or later, a ZIP as `torch.save` writes it, a TAR as it once did, and a text pickle.
     binary = head[:1] == b"\x80" and head[1:2] <= b"\x05"
     return binary or head[:2] == b"PK" or head[257:262] == b"ustar" or head[:1] in (b"(", b"c", b"]", b"}")
