@@ -1,7 +1,7 @@
 """P8: our PNG against Pillow's: pixels a second and bytes, on pictures that look like photographs.
 
-`python -m benchmarks.encoding [--images FOLDER]`. Without a folder the pictures are made: noise whose strength falls
-with its frequency, as in photographs, with a few sharp edges.
+`python -m benchmarks.encoding [--images FOLDER | --flat]`. Without a folder the pictures are made: noise whose strength
+falls with its frequency, as in photographs, with a few sharp edges; with `--flat` discs of one color each.
 """
 
 from __future__ import annotations
@@ -41,6 +41,17 @@ def natural(seed: int, side: int = 1024) -> Pixels:
     return picture.round().clip(0, 255).astype(np.uint8)
 
 
+def flat(seed: int, side: int = 1024) -> Pixels:
+    """A picture of discs, each of one color, as in drawings."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side]
+    picture = np.full((side, side, 3), 255, np.uint8)
+    for _ in range(60):
+        a, b = rng.uniform(0, side, 2)
+        picture[np.hypot(x - a, y - b) < rng.uniform(0.02, 0.2) * side] = rng.integers(0, 256, 3)
+    return picture
+
+
 def pillow(pixels: Pixels, level: int, optimize: bool = False) -> bytes:
     """Pillow's PNG."""
     buffer = io.BytesIO()
@@ -52,12 +63,13 @@ def main() -> None:
     """Encode each picture with each encoder in turn."""
     options = parser(__doc__)
     options.add_argument("--images", type=Path, help="a folder of pictures instead of made ones")
+    options.add_argument("--flat", action="store_true", help="drawings instead of photographs")
     chosen = options.parse_args()
     if chosen.images:
         paths = sorted(path for path in chosen.images.iterdir() if path.suffix in {".png", ".jpg"})
         pictures = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     else:
-        pictures = [natural(seed) for seed in range(4)]
+        pictures = [(flat if chosen.flat else natural)(seed) for seed in range(4)]
     contenders: dict[str, Callable[[Pixels], bytes]] = {
         "Pillow": lambda pixels: pillow(pixels, 6),
         "Pillow, level 1": lambda pixels: pillow(pixels, 1),
@@ -84,7 +96,7 @@ def main() -> None:
         )
         for name, values in rates.items()
     ]
-    title = f"{len(pictures)} pictures, {megapixels:.1f} megapixels, {machine()}"
+    title = f"{len(pictures)} {'drawings' if chosen.flat else 'photographs'}, {megapixels:.1f} megapixels, {machine()}"
     show(title, ("encoder", "MP/s a core", "times Pillow's speed", "times Pillow's bytes"), rows)
     write(chosen.output, {"rates": rates, "bytes": sizes})
 

@@ -61,7 +61,7 @@ def bare(model: Pipeline, count: int, size: int, settings: dict[str, Any]) -> No
 
 
 def whole(name: str, device: str, count: int, size: int | str, settings: dict[str, Any], workers: int = 1) -> float:
-    """An imagemill run; seconds after the first batch was asked for, which leaves loading out."""
+    """An imagemill run; with one worker the model is loaded already, in this process."""
     with tempfile.TemporaryDirectory() as target:
         start = time.perf_counter()
         imagemill.generate(

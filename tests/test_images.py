@@ -348,3 +348,29 @@ def test_a_caption_is_drawn_under_its_tile() -> None:
     plain, written = contact_sheet([(tile, "")], side=100), contact_sheet([(tile, "a cat")], side=100)
     changed = np.nonzero((plain != written).any(axis=(1, 2)))[0]
     assert changed.min() >= 100
+
+
+def drawing() -> Pixels:
+    """Discs of one color each."""
+    y, x = np.mgrid[:256, :256]
+    picture = np.full((256, 256, 3), 255, np.uint8)
+    for number in range(12):
+        picture[np.hypot(x - 20 * number, y - 128) < 15] = (20 * number, 90, 255 - 20 * number)
+    return picture
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        drawing(),
+        np.indices((256, 256, 3)).sum(0).astype(np.uint8),
+        np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8),
+    ],
+    ids=["drawing", "gradient", "noise"],
+)
+def test_a_png_is_never_much_larger_than_usual(picture: Pixels) -> None:
+    usual = io.BytesIO()
+    Image.fromarray(picture).save(usual, "PNG")
+    ours = encode(picture, "png", None, mark=False)
+    assert len(ours) <= 1.2 * len(usual.getvalue())
+    assert np.array_equal(decode(ours), picture)

@@ -35,6 +35,10 @@ _XMP = (
     ' xmlns:imagemill="urn:imagemill:1">{content}</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_LARGER = 1.17
+"""What speed may cost in bytes."""
+_SIMPLE = 0.2
+"""Of the bytes of the pixels: what is packed smaller is drawn simply."""
 _AVERAGE = 3
 """The number of the filter."""
 _PNG_END = b"IEND\xaeB`\x82"
@@ -94,10 +98,35 @@ def encode(pixels: Pixels, image_format: ImageFormat, recipe: Mapping[str, Any] 
 
 
 def _png(pixels: Pixels, texts: Mapping[str, str]) -> bytes:
-    """Write a PNG with text chunks (https://www.w3.org/TR/png-3).
+    """Write a PNG with text chunks (https://www.w3.org/TR/png-3)."""
+    height, width, _ = pixels.shape
+    parts = [_PNG_START, _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))]
+    for keyword, text in texts.items():
+        # Text that may be anything goes into iTXt, uncompressed, with neither language nor translated keyword.
+        plain = text.isascii() and keyword != "XML:com.adobe.xmp"
+        head = keyword.encode() + (b"\0" if plain else b"\0\0\0\0\0")
+        parts.append(_chunk(b"tEXt" if plain else b"iTXt", head + text.encode("utf-8", "replace")))
+    return b"".join([*parts, _chunk(b"IDAT", _compressed(pixels)), _chunk(b"IEND", b"")])
 
-    One filter for every row, the average of left and upper neighbor, then run lengths and Huffman codes: on photographs
-    eight times as fast as Pillow's own settings, and 1 % larger.
+
+def _compressed(pixels: Pixels) -> bytes:
+    """Compress by run lengths, unless Pillow does much better, as on drawings; a sample of the rows tells."""
+    import numpy as np
+
+    fast = _run_lengths(pixels)
+    if len(fast) < _SIMPLE * pixels.size:
+        # Little is where: no sample is fair, and Pillow is fast.
+        return min(fast, _by_pillow(pixels), key=len)
+    rows = max(16, len(pixels) // 30)
+    sample = np.concatenate([pixels[start : start + rows] for start in (len(pixels) // 4, len(pixels) * 5 // 8)])
+    better = len(_run_lengths(sample)) > _LARGER * len(_by_pillow(sample))
+    return _by_pillow(pixels) if better else fast
+
+
+def _run_lengths(pixels: Pixels) -> bytes:
+    """Compress with one filter for every row, the average of left and upper neighbor, and run lengths alone.
+
+    On photographs eight times as fast as Pillow's own settings, and 1 % larger.
     """
     import numpy as np
 
@@ -110,13 +139,22 @@ def _png(pixels: Pixels, texts: Mapping[str, str]) -> bytes:
     # The average rounded down, without leaving the byte.
     filtered[:, 1:] = rows - (((left ^ up) >> 1) + (left & up))
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
-    parts = [_PNG_START, _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))]
-    for keyword, text in texts.items():
-        # Text that may be anything goes into iTXt, uncompressed, with neither language nor translated keyword.
-        plain = text.isascii() and keyword != "XML:com.adobe.xmp"
-        head = keyword.encode() + (b"\0" if plain else b"\0\0\0\0\0")
-        parts.append(_chunk(b"tEXt" if plain else b"iTXt", head + text.encode("utf-8", "replace")))
-    return b"".join([*parts, _chunk(b"IDAT", packer.compress(filtered.data) + packer.flush()), _chunk(b"IEND", b"")])
+    return packer.compress(filtered.data) + packer.flush()
+
+
+def _by_pillow(pixels: Pixels) -> bytes:
+    """Compress with Pillow's own settings."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    data, place, found = buffer.getvalue(), len(_PNG_START), []
+    while place < len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        if name == b"IDAT":
+            found.append(data[place + 8 : place + 8 + length])
+        place += length + 12
+    return b"".join(found)
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

@@ -36,7 +36,7 @@ EXAMPLES = (
 class Shapes(Pipeline):
     """The built-in model: needs no network, no key and no GPU."""
 
-    batch_size: ClassVar[int | None] = 8
+    batch_size: ClassVar[int | None] = 32
 
     def folder(self, weights: bool = True) -> Path:
         """Part of the package."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +38,7 @@ class Pipeline(Model):
     """A diffusers pipeline in a folder."""
 
     batch_size: ClassVar[int | None] = None
-    """What suits the model everywhere; None to measure it."""
+    """The most that suits the model everywhere; None to measure it."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """Where it runs: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
@@ -124,7 +125,9 @@ class Pipeline(Model):
     def measure(self, sizes: Mapping[Size, int], chosen: Mapping[Size, int]) -> Measured:
         """Load and measure."""
         if self.batch_size:
-            chosen = {size: min(self.batch_size, count) for size, count in sizes.items()} | dict(chosen)
+            # Passes of equal size, so that the last one is not padded much.
+            passes = {size: math.ceil(count / self.batch_size) for size, count in sizes.items()}
+            chosen = {size: math.ceil(count / passes[size]) for size, count in sizes.items()} | dict(chosen)
         info = self.info()
         example = Request(
             0, 0, 1, "0", "a picture", "", 1, info.width, info.height, 2, info.guidance_scale, info.scheduler
