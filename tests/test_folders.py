@@ -239,6 +239,19 @@ def test_a_lora_of_another_family_is_refused(imagemill: Command, model: Path, pr
     assert (ran.code, "has no weights for this pipeline" in ran.err) == (2, True)
 
 
+@pytest.mark.parametrize("name", ["absent.safetensors", "./absent.safetensors", "/absent/x.safetensors:0.5"])
+def test_a_lora_that_is_not_there_is_named(imagemill: Command, model: Path, prompts: Path, name: str) -> None:
+    ran = imagemill(*run(model, "--lora", name))
+    assert (ran.code, "`lora`: there is no file" in ran.err) == (2, True)
+
+
+def test_a_parameter_that_cannot_have_an_effect_is_refused(imagemill: Command, model: Path, prompts: Path) -> None:
+    ran = imagemill(*run(model, "--offload", "model", "--dry-run"))
+    assert (ran.code, "`device` is `cpu`" in ran.err) == (2, True)
+    ran = imagemill(*run("./absent"))
+    assert (ran.code, "there is no folder `./absent`" in ran.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -394,5 +407,5 @@ def test_a_model_that_is_nowhere_is_explained(hub: Served, prompts: Path) -> Non
     for model, more in (("someone/nothing", ()), ("someone/tiny", ("--offline",))):
         ran = hub.generate(*run(model, *more))
         assert ran.returncode == 2
-        assert "neither a folder nor on the hub" in ran.stderr
+        assert f"`{model}` is neither here nor " in ran.stderr
         assert "Traceback" not in ran.stderr

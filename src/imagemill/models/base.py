@@ -131,6 +131,8 @@ def find_model(name: str, parameters: Mapping[str, Any]) -> Model:
     known = component_names("models")
     if colon and component in known:
         parameters = {**parameters, "model": rest}
+    elif name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise UsageError(f"there is no folder `{name}`", "name the folder of a pipeline, the one with model_index.json")
     elif name not in known and (Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
         component, parameters = "diffusers", {**parameters, "model": name}
     else:

@@ -245,7 +245,7 @@ def restore(dataset: Dataset) -> tuple[Model, Output]:
         raise UsageError(
             f"the model `{step['model']}` is now `{info.revision}`; the dataset was made with "
             f"`{step['model_revision']}`",
-            "install the version that made it",
+            "bring back the version that made it",
         )
     maker = Maker(info.name, step["model_revision"], step["model_parameters"])
     sizes = _sizes(step["batch_sizes"])
@@ -286,6 +286,8 @@ def _complete(options: Generate, info: ModelInfo, step: Mapping[str, Any]) -> Sa
     for name, value in given.items():
         if value is None:
             given[name] = getattr(info, name)
+    given["negative_prompt"] = given["negative_prompt"] if info.takes_negative_prompt else ""
+    given["guidance_scale"] = given["guidance_scale"] if info.takes_guidance else 0.0
     if given["seed"] < 0:
         given["seed"] = step.get("seed", secrets.randbelow(SEED_LIMIT))
     return Sampling.parse(given, "generate")

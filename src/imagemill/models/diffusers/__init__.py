@@ -70,6 +70,10 @@ class Pipeline(Model):
         if self.attention.endswith("_hub"):
             raise UsageError(f"`attention`: `{self.attention}` is code from the hub", "take one without `_hub`")
         resolved = super().resolve(known, workers)
+        if resolved.device == "mps" and not import_package("torch").backends.mps.is_available():
+            raise UsageError("`mps` is not there", "see `imagemill doctor`")
+        if resolved.device == "cpu" and self.offload != "none":
+            raise UsageError("`offload` brings parts of a model to a GPU, and `device` is `cpu`", "leave it out")
         if resolved.device.startswith("cuda"):
             count = import_package("torch").cuda.device_count()
             if int(resolved.device.partition(":")[2] or 0) >= count:
@@ -193,6 +197,8 @@ class Diffusers(Pipeline):
     def folder(self, weights: bool = True) -> Path:
         """The folder itself, or the hub's copy in the cache; nothing in it may be a pickle or run code."""
         path = Path(self.model)
+        if not path.is_dir() and self.model.startswith((".", "/", "~")):
+            raise UsageError(f"there is no folder `{self.model}`", "bring it back, or name where it is now")
         if not path.is_dir():
             hub = self._hub()
             code = {"trust_remote_code": True} if self.trust_remote_code else {}

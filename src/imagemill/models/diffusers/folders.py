@@ -69,8 +69,13 @@ class Hub:
                 fetch(repository, revision=revision, cache_dir=self.cache, local_files_only=self.offline, **options)
             )
         except (OSError, ValueError) as error:
+            if self.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+                raise UsageError(
+                    f"`{repository}` is neither here nor in the cache, and the hub is not asked while offline",
+                    "fetch it once online, or name the cache with `--hf-cache-dir`",
+                ) from error
             raise UsageError(
-                f"the model `{repository}` is neither a folder nor on the hub: {_first_line(error)}",
+                f"`{repository}` is neither here nor on the hub: {_first_line(error)}",
                 "check its name, the network and, where it needs one, `HF_TOKEN`",
             ) from error
 
@@ -186,6 +191,10 @@ class Lora:
     def pinned(self, hub: Hub) -> Lora:
         """With its revision: the commit, or the hash of the file; raises UsageError when it is not the one named."""
         if not Path(self.name).exists():
+            if self.name.startswith((".", "/", "~")) or "/" not in self.name:
+                raise UsageError(
+                    f"`lora`: there is no file `{self.name}`", "write `FILE[:SCALE]`, or OWNER/NAME on the hub"
+                )
             return replace(self, revision=hub.commit(self._place()[0], self.revision or None))
         with self.file(hub).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -208,6 +217,8 @@ class Lora:
         if len(files) != 1:
             names = ", ".join(file.name for file in files) or "none"
             raise UsageError(f"the LoRA `{self.name}` has not one weight file but: {names}", "name one: `NAME/FILE`")
+        if not is_safetensors(files[0]):
+            raise UsageError(f"the LoRA `{files[0]}` is no safetensors file", "name the file with its weights")
         return files[0]
 
     def _place(self) -> tuple[str, str]:
