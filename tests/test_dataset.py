@@ -152,3 +152,10 @@ def test_records_can_be_counted_found_and_looked_at(dataset: Dataset) -> None:
         dataset.find("prompt_6_image_0")
     with pytest.raises(package.UsageError, match="holds no dataset"):
         Dataset(dataset.folder / "images")
+
+
+def test_an_update_passes_over_a_part_in_which_everything_failed(dataset: Dataset) -> None:
+    (dataset.folder / "images" / "part-000002").mkdir()
+    with dataset.lock():
+        dataset.update(lambda _: {"score": 1})
+    assert all(record["score"] == 1 for record in dataset)

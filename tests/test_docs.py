@@ -293,9 +293,7 @@ def _check_shell_lines(lines: Sequence[str]) -> None:
                 for names in re.findall(r"\[([\w,]+)\]", " ".join(rest)):
                     assert set(names.split(",")) <= extras.keys(), line
             case ["imagemill", command, *rest]:
-                # A folder that is only shown is not there to be looked at.
-                named = [f"diffusers:{word}" if word.startswith("./") else word for word in rest]
-                assert {word for word in rest if word.startswith("-")} <= set(_flags(command, named)), line
+                assert {word for word in rest if word.startswith("-")} <= set(_flags(command, rest)), line
             case ["python", script, *_] if script.endswith(".py"):
                 assert (ROOT / script).is_file(), line
             case ["python3", "-m", "venv", _] | [".", ".venv/bin/activate"]:

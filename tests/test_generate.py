@@ -509,3 +509,11 @@ def test_an_error_leaves_no_writer_behind() -> None:
 def test_half_a_surrogate_pair_in_a_python_text_is_rejected() -> None:
     dataset = package.generate(["a", "\ud800"], "out", model="fake")
     assert [reject["line"] for reject in dataset.rejects()] == [2]
+
+
+def test_a_run_prints_one_json_text_whatever_came_of_it(imagemill: Command, prompts: Path) -> None:
+    arguments = ("generate", prompts, "-o", "out", *FAKE, "--json")
+    assert imagemill(*arguments).json["done"] == 12
+    assert imagemill(*arguments).json["done"] == 12, "nothing was left to do"
+    failed = imagemill("generate", prompts, "-o", "bad", *FAKE, "--fail-rate", 1, "--json")
+    assert (failed.code, failed.json["failed"]) == (3, {"model_error": 12})

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from imagemill.errors import ImagemillError, UsageError, did_you_mean
+from imagemill.errors import ImagemillError, SomeFailed, UsageError, did_you_mean
 from imagemill.flags import Parser, add_parameters, given, parameter_help, parse
 from imagemill.terminal import Meter, Terminal, duration, number, size
 
@@ -89,9 +89,12 @@ def _generate(arguments: Sequence[str]) -> int:
     from imagemill.dataset import Dataset
 
     dataset = Dataset(parsed.output)
-    if parsed.json and not report.done:
-        terminal.data(_status_data(dataset), "")
-    raise_if_all_failed(dataset)
+    try:
+        raise_if_all_failed(dataset)
+    except SomeFailed:
+        if parsed.json:
+            terminal.data(_status_data(dataset), "")
+        raise
     if report.done:
         rate = report.done / report.seconds
         terminal.say(f"{number(report.done, 'image')} in {duration(report.seconds)}, {rate:.1f} images/s")

@@ -47,6 +47,11 @@ def cuda_devices() -> list[str]:
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
+def means_path(name: str) -> bool:
+    """Whether a name can only be that of a file or folder, and not one on the hub."""
+    return name.startswith((".", "/", "~"))
+
+
 def environment() -> dict[str, Any]:
     """What decides the bits of an image beside its record."""
     return {

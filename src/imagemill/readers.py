@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imagemill.environment import means_path
 from imagemill.errors import MissingExtra, UsageError, did_you_mean
 from imagemill.records import Reject
 
@@ -88,7 +89,7 @@ def rows_of(values: Iterable[Any]) -> list[Any]:
 def _means_file(source: str) -> bool:
     """Whether a name is a path and not that of a dataset on the hub."""
     suffixes = {suffix.lower().lstrip(".") for suffix in Path(source).suffixes}
-    return not Path(source).is_dir() and (bool(suffixes & {*_FORMATS}) or source.startswith((".", "/", "~")))
+    return not Path(source).is_dir() and (bool(suffixes & {*_FORMATS}) or means_path(source))
 
 
 def _read_file(path: Path, collector: _Collector) -> None:

@@ -113,6 +113,8 @@ class Part:
             if wrong:
                 raise ValueError(f"`{wrong[0]}` says how the image was made, or misleads readers: it cannot be set")
             records.append({**record, **changed})
+        if not records:
+            return
         if any(record.keys() != records[0].keys() for record in records):
             raise ValueError("every record must get the same columns")
         # The columns of a whole dataset have one type, that of its first record.
@@ -123,8 +125,7 @@ class Part:
                     raise ValueError(f"`{name}` is a {type(value).__name__}, elsewhere a {types[name].__name__}")
         was_sealed = self.sealed
         self.unseal()
-        if records:
-            write_file(self.metadata, encode_lines(records))
+        write_file(self.metadata, encode_lines(records))
         if was_sealed:
             self.seal()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from imagemill.component import Component, component_names, find_component
+from imagemill.environment import means_path
 from imagemill.errors import UsageError
 from imagemill.records import Batch, FailureReason, Request, Size
 
@@ -131,9 +132,7 @@ def find_model(name: str, parameters: Mapping[str, Any]) -> Model:
     known = component_names("models")
     if colon and component in known:
         parameters = {**parameters, "model": rest}
-    elif name.startswith((".", "/", "~")) and not Path(name).is_dir():
-        raise UsageError(f"there is no folder `{name}`", "name the folder of a pipeline, the one with model_index.json")
-    elif name not in known and (Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
+    elif name not in known and (Path(name).is_dir() or means_path(name) or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
         component, parameters = "diffusers", {**parameters, "model": name}
     else:
         component = name

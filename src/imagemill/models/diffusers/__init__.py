@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from imagemill.environment import cores
+from imagemill.environment import cores, means_path
 from imagemill.errors import ModelError, UsageError
 from imagemill.models.base import Measured, Model, ModelInfo, Result
 from imagemill.models.diffusers.families import FAMILIES
@@ -182,7 +182,7 @@ class Diffusers(Pipeline):
         """Also pin the revisions of model and LoRAs; what an earlier run pinned stays."""
         resolved = super().resolve(known, workers)
         revision = self.revision or known.get("revision")
-        if not Path(self.model).is_dir():
+        if not self._is_folder():
             revision = self._hub().commit(self.model, revision)
         before = {(lora.name, lora.scale): lora for lora in map(Lora.parse, known.get("lora", ()))}
         asked = [Lora.parse(text) for text in self.lora]
@@ -197,9 +197,7 @@ class Diffusers(Pipeline):
     def folder(self, weights: bool = True) -> Path:
         """The folder itself, or the hub's copy in the cache; nothing in it may be a pickle or run code."""
         path = Path(self.model)
-        if not path.is_dir() and self.model.startswith((".", "/", "~")):
-            raise UsageError(f"there is no folder `{self.model}`", "bring it back, or name where it is now")
-        if not path.is_dir():
+        if not self._is_folder():
             hub = self._hub()
             code = {"trust_remote_code": True} if self.trust_remote_code else {}
             path = (
@@ -211,7 +209,7 @@ class Diffusers(Pipeline):
             raise UsageError(f"`{self.model}` holds no diffusers pipeline: no model_index.json", "name its folder")
         # To hash the weights takes long, and only here somebody asks.
         found = revision_of(path) if self.revision or self.trust_remote_code else None
-        if self.revision != found and Path(self.model).is_dir() and self.revision:
+        if self.revision not in (None, found) and self._is_folder():
             raise UsageError(f"`{self.model}` is now `{found}`, not `{self.revision}`", "bring that one back")
         if self.trust_remote_code:
             if self.revision != found:
@@ -236,6 +234,14 @@ class Diffusers(Pipeline):
         """Variant and permission."""
         code = {"trust_remote_code": True} if self.trust_remote_code else {}
         return {"variant": self.variant, **code}
+
+    def _is_folder(self) -> bool:
+        """Whether the model is a folder and not on the hub; raises UsageError for a folder that is not there."""
+        if Path(self.model).is_dir():
+            return True
+        if means_path(self.model):
+            raise UsageError(f"there is no folder `{self.model}`", "bring it back, or name where it is now")
+        return False
 
     def _hub(self) -> Hub:
         return Hub(self.hf_cache_dir, self.offline)

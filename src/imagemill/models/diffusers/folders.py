@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from imagemill.environment import means_path
 from imagemill.errors import MissingExtra, UsageError
 
 _HASHED = {".json", ".safetensors", ".txt", ".model", ".py"}
@@ -191,7 +192,7 @@ class Lora:
     def pinned(self, hub: Hub) -> Lora:
         """With its revision: the commit, or the hash of the file; raises UsageError when it is not the one named."""
         if not Path(self.name).exists():
-            if self.name.startswith((".", "/", "~")) or "/" not in self.name:
+            if means_path(self.name) or "/" not in self.name:
                 raise UsageError(
                     f"`lora`: there is no file `{self.name}`", "write `FILE[:SCALE]`, or OWNER/NAME on the hub"
                 )
