@@ -49,7 +49,7 @@ def parser_of(command: str, arguments: Sequence[str] = ()) -> argparse.ArgumentP
 
     with patch.object(argparse.ArgumentParser, "parse_known_args", see):
         try:
-            cli.COMMANDS[command][0](list(arguments))
+            cli.command(command)(list(arguments))
         except _SeenError as seen:
             return seen.parser
     raise AssertionError(f"`{command}` has parsed nothing")

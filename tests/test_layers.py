@@ -14,6 +14,7 @@ import imagemill
 ROOT = Path(imagemill.__file__).parent
 HEAVY = {
     "torch", "PIL", "pyarrow", "diffusers", "transformers", "datasets", "numpy", "ray", "openai", "fastapi", "rich",
+    "starlette", "uvicorn", "httpx2",
 }  # fmt: skip
 
 LAYERS = [
@@ -24,17 +25,20 @@ LAYERS = [
     {"tables"},
     {"plan"},
     {"models.base", "executors.base", "dataset"},
+    {"remote"},
     {"models", "executors"},
     {"produce", "reproduction"},
     {"operators"},
     {"terminal"},
     {"doctor", "flags"},
+    {"server"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]
 """From the bottom up: a module imports only from layers below its own, or from its own folder if that is one room."""
 
-ROOMS = {"dataset"}
+ROOMS = {"commands", "dataset", "remote", "server"}
 """Folders whose modules work together; in the others, files stand beside each other and know only their base."""
 
 BESIDE = {("models.shapes", "models.diffusers")}
@@ -111,8 +115,8 @@ def package(module: str) -> str:
 
 def allowed(found: Import) -> bool:
     if not found.target:
-        # `import imagemill` gives everything there is: for the command line, or to find the package's folder.
-        return found.module in {"cli", "models.shapes"}
+        # `import imagemill` gives everything there is: for the demo, or to find the package's folder.
+        return found.module in {"commands.generate", "models.shapes"}
     if room(found.module) == room(found.target) and room(found.module) in ROOMS:
         return True
     inside = package(found.module) == package(found.target) and "." in found.target
@@ -141,7 +145,10 @@ def crossing(sources: set[str], targets: set[str]) -> list[str]:
 
 def test_a_dataset_knows_no_model_and_a_model_no_dataset() -> None:
     assert crossing({"dataset"}, {"models", "executors", "operators", "produce"}) == []
-    assert crossing({"models"}, {"dataset", "executors", "operators", "produce", "tables", "readers", "plan"}) == []
+    assert (
+        crossing({"models", "remote"}, {"dataset", "executors", "operators", "produce", "tables", "readers", "plan"})
+        == []
+    )
 
 
 def test_an_executor_knows_nothing_of_what_it_runs() -> None:
@@ -150,7 +157,7 @@ def test_an_executor_knows_nothing_of_what_it_runs() -> None:
 
 def test_only_the_command_line_knows_a_model_by_name() -> None:
     concrete = {name for name in MODULES if name.startswith("models.") and name != "models.base"}
-    others = {module for module in MODULES if room(module) not in {"cli", "models"}}
+    others = {module for module in MODULES if room(module) not in {"commands", "models"}}
     assert len(concrete) >= 3
     assert crossing(others, concrete) == []
 
@@ -161,7 +168,16 @@ def test_no_operator_knows_another() -> None:
 
 
 def test_nothing_knows_the_command_line() -> None:
-    assert crossing(set(MODULES) - {"__main__"}, {"cli", "server", "__main__"}) == []
+    assert crossing(set(MODULES) - {"__main__"}, {"cli", "__main__"}) == []
+    assert crossing({module for module in MODULES if room(module) not in {"cli", "commands"}}, {"commands"}) == []
+
+
+def test_only_the_command_that_starts_it_knows_the_server() -> None:
+    others = {module for module in MODULES if room(module) not in {"commands", "server"}}
+    assert crossing(others, {"server"}) == []
+    knowing = [found for found in OWN if found.module == "commands.serve" and room(found.target) == "server"]
+    assert len(knowing) == 1
+    assert not knowing[0].runs_at_import
 
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:

@@ -5,10 +5,11 @@ ImagemillError                  1  anything imagemill can explain
 │   └── MissingExtra            2  an optional package is not installed
 ├── ModelError                  1  a model cannot be loaded or has stopped working
 ├── SomeFailed                  3  finished, but some requests ended without an image
+├── LimitReached                4  stopped before a limit of the user's was crossed
 ├── LockedError                 5  another process is writing this dataset
 └── OutOfSpace                  6  the disk is full
 
-An interrupt is a KeyboardInterrupt and exits with 130. Exit code 4 is kept for limits such as a budget.
+An interrupt is a KeyboardInterrupt and exits with 130.
 """
 
 from __future__ import annotations
@@ -63,6 +64,12 @@ class SomeFailed(ImagemillError):
     """The job ended, but some requests have no image."""
 
     exit_code = 3
+
+
+class LimitReached(ImagemillError):
+    """The next step would cross a limit that the user has set; what was made until then is kept."""
+
+    exit_code = 4
 
 
 class LockedError(ImagemillError):

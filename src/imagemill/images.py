@@ -208,6 +208,17 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
 
 
+def format_of(data: bytes) -> ImageFormat:
+    """What kind of file an image is, by its first bytes; raises ValueError for another kind."""
+    if data.startswith(_PNG_START):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    raise ValueError("neither a PNG nor a JPEG nor a WebP image")
+
+
 def open_image(data: bytes) -> Image.Image:
     """Open and fully decode a PNG, JPEG or WebP; raises ValueError when it is anything else, damaged or too large."""
     from PIL import Image, ImageFile

@@ -10,14 +10,20 @@ from hashlib import blake2b
 from typing import Any
 
 from imagemill.errors import UsageError
-from imagemill.records import SEED_LIMIT, Batch, Request, Row, Sampling, Size, safe_column
+from imagemill.records import NO_SEED, SEED_LIMIT, Batch, Request, Row, Sampling, Size, safe_column
 from imagemill.tables import PromptTable, parse_template
 
 PART_SIZE = 1_000
 """Images in a part, as in DiffusionDB."""
 
 
-_NONE: Mapping[str, Any] = {"negative_prompt": "", "guidance_scale": 0.0}
+_NONE: Mapping[str, Any] = {
+    "negative_prompt": "",
+    "guidance_scale": 0.0,
+    "num_inference_steps": 0,
+    "scheduler": "",
+    "seed": NO_SEED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class Plan:
     ) -> None:
         """Plan for all `rows` of a table; `sampling` is complete: no seed of -1, nothing left to the model.
 
-        `unused` names what the model does not take, of `negative_prompt` and `guidance_scale`: requests have none.
+        `unused` names sampling parameters that the model does not take: requests have none.
         Nor has a request a negative prompt without a guidance scale above `guided_above`.
         """
         self.options = options
@@ -66,7 +72,9 @@ class Plan:
             for number, variant in enumerate(self.variants):
                 values = self._values(row, variant)
                 told = variant.overrides.get("seed", row.overrides.get("seed"))
+                unseeded = "seed" in self._unused
                 for image in range(count):
+                    seed = self._seeds[row.id, image] if told is None else (told + image) % SEED_LIMIT
                     yield Request(
                         row=row.index,
                         image=number * count + image,
@@ -74,7 +82,7 @@ class Plan:
                         id=row.id,
                         prompt=self._prompt(row, variant),
                         negative_prompt=values["negative_prompt"],
-                        seed=self._seeds[row.id, image] if told is None else (told + image) % SEED_LIMIT,
+                        seed=NO_SEED if unseeded else seed,
                         width=values["width"],
                         height=values["height"],
                         num_inference_steps=values["num_inference_steps"],
@@ -129,16 +137,17 @@ def batches(requests: Iterable[Request], sizes: Mapping[Size, int], per_row_guid
     """
     groups: defaultdict[tuple[Any, ...], list[Request]] = defaultdict(list)
     for request in requests:
-        kind = _kind(request, per_row_guidance)
-        group = groups[kind]
+        same = kind(request, per_row_guidance)
+        group = groups[same]
         group.append(request)
         if len(group) == sizes[request.size]:
-            yield Batch(tuple(groups.pop(kind)), sizes[request.size])
+            yield Batch(tuple(groups.pop(same)), sizes[request.size])
     for group in groups.values():
         yield Batch(tuple(group), sizes[group[0].size])
 
 
-def _kind(request: Request, per_row_guidance: bool) -> tuple[Any, ...]:
+def kind(request: Request, per_row_guidance: bool) -> tuple[Any, ...]:
+    """What requests must have in common to share a forward pass."""
     # Without guidance the pass is half as wide.
     guidance = request.guidance_scale > 1 if per_row_guidance else request.guidance_scale
     return (*request.size, request.num_inference_steps, guidance, request.scheduler)

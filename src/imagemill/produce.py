@@ -16,16 +16,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from imagemill.dataset.calls import Calls
 from imagemill.dataset.card import write_card
 from imagemill.dataset.files import make_folder, sync_folder, write_file
 from imagemill.dataset.folder import Dataset, failure_line
 from imagemill.environment import cores
 from imagemill.errors import ImagemillError, ModelError
 from imagemill.executors.base import Executor, Sink
-from imagemill.images import EXTENSIONS, ImageFormat, encode
+from imagemill.images import EXTENSIONS, ImageFormat, encode, format_of
 from imagemill.models.base import Model, Result
 from imagemill.plan import batches
 from imagemill.records import Batch, Maker, Record, Request, Size
+from imagemill.remote.model import Remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ def produce(
             write_card(dataset)
         raise
     write_card(dataset)
+    dataset.settle()
     unanswered = report.total - report.done - report.failed.total()
     if unanswered:
         raise ModelError(
@@ -140,8 +143,9 @@ def _make_images(model: Model, output: Output, work: Iterable[Batch], sink: Sink
         else:
             sink(future.result())
 
+    results = model.make(work, Calls(output.folder)) if isinstance(model, Remote) else model.make(work)
     with ThreadPoolExecutor(threads, "imagemill-encode") as pool:
-        for result in model.make(work):
+        for result in results:
             if errors:
                 break
             slots.acquire()
@@ -152,11 +156,15 @@ def _make_images(model: Model, output: Output, work: Iterable[Batch], sink: Sink
 
 def _store(output: Output, result: Result) -> _Outcome:
     request = result.request
-    if result.pixels is None:
-        return _Outcome(request.part, failure=failure_line(request, result.reason or "model_error", result.message))
     recipe = output.recipe(result)
-    data = encode(result.pixels, output.image_format, recipe if output.metadata else None, output.mark)
-    name = f"{request.name}.{EXTENSIONS[output.image_format]}"
+    if result.data is not None:
+        data, image_format = result.data, format_of(result.data)
+    elif result.pixels is not None:
+        image_format = output.image_format
+        data = encode(result.pixels, image_format, recipe if output.metadata else None, output.mark)
+    else:
+        return _Outcome(request.part, failure=failure_line(request, result.reason or "model_error", result.message))
+    name = f"{request.name}.{EXTENSIONS[image_format]}"
     folder = output.folder / "images" / f"part-{request.part:06d}"
     make_folder(folder)
     write_file(folder / name, data, durable_name=False)

@@ -16,6 +16,9 @@ from imagemill.component import Component
 SEED_LIMIT = 2**32
 """Seeds stay below this, so that every reader keeps them as integers."""
 
+NO_SEED = -1
+"""The seed of an image whose model takes none."""
+
 Size = tuple[int, int]
 """Width and height in pixels."""
 
@@ -41,7 +44,23 @@ RECORD_KEYS = (
 )
 """The keys every record begins with; `sha256` is that of the file's bytes."""
 
-FailureReason = Literal["bad_request", "black_image", "blocked", "model_error", "nan_image", "oom", "timeout"]
+FailureReason = Literal[
+    "auth",
+    "bad_image",
+    "bad_request",
+    "black_image",
+    "blocked",
+    "model_error",
+    "model_gone",
+    "moderation_blocked",
+    "nan_image",
+    "no_credit",
+    "oom",
+    "rate_limited",
+    "server_error",
+    "timeout",
+    "unreachable",
+]
 """Why a request can end without an image."""
 
 _READER_TRAPS = {"image", "images", "label"}
@@ -120,6 +139,10 @@ class Request:
     scheduler: str
     columns: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 1
+    images: tuple[str, ...] = ()
+    """Files of the pictures to start from."""
+    mask: str = ""
+    """File of the picture whose transparent or white area is to be changed; empty for all."""
 
     @property
     def name(self) -> str:

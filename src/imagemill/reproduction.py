@@ -9,7 +9,7 @@ from imagemill.dataset import Dataset
 from imagemill.errors import ImagemillError
 from imagemill.images import EXTENSIONS, decode, embedded_recipe, encode, is_marked, open_image, psnr
 from imagemill.models.base import find_model
-from imagemill.records import Batch, Maker, Request
+from imagemill.records import NO_SEED, Batch, Maker, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ def reproduce(dataset: Dataset, name: str) -> Reproduction:
     file_name = record["file_name"]
     maker = Maker(record["model"], record["model_revision"], json.loads(record["model_parameters"]))
     request = Request.from_record(record, part.number)
+    if request.seed == NO_SEED:
+        return Reproduction(file_name, "cannot", f"`{maker.model}` takes no seed: it draws another picture each time")
     try:
         data = (part.folder / file_name).read_bytes()
         model = find_model(maker.model, maker.model_parameters)
@@ -44,13 +46,16 @@ def reproduce(dataset: Dataset, name: str) -> Reproduction:
         (result,) = model.make([Batch((request,), record["batch_size"])])
     except (ImagemillError, OSError, ValueError) as error:
         return Reproduction(file_name, "cannot", str(getattr(error, "message", error)))
-    if result.pixels is None:
-        return Reproduction(file_name, "cannot", f"the model failed with {result.reason}: {result.message}")
     image_format = next(form for form, extension in EXTENSIONS.items() if file_name.endswith("." + extension))
     recipe = None
     if embedded_recipe(kept) is not None:
         recipe = {**result.request.recipe, **maker.recipe, "batch_size": result.batch_size or record["batch_size"]}
-    again = encode(result.pixels, image_format, recipe, is_marked(kept))
+    if result.data is not None:
+        again = result.data
+    elif result.pixels is not None:
+        again = encode(result.pixels, image_format, recipe, is_marked(kept))
+    else:
+        return Reproduction(file_name, "cannot", f"the model failed with {result.reason}: {result.message}")
     if again == data:
         return Reproduction(file_name, "bit-exact", "the file is the same, byte by byte")
     ratio = psnr(decode(data), decode(again))

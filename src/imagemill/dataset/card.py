@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagemill.dataset.files import write_file
-from imagemill.records import Record, columns_of
+from imagemill.records import NO_SEED, Record, columns_of
 
 if TYPE_CHECKING:
     from imagemill.dataset.folder import Counts, Dataset
+
+AS_RECEIVED = "as received"
+"""The file format of images that are kept as a server sent them."""
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
@@ -19,17 +22,18 @@ _MEANINGS = {
     "prompt": "what was asked for, as the model got it",
     "negative_prompt": "what was not wanted; empty when nothing was said",
     "id": "the identity of the table's row",
-    "seed": "the image's own seed",
+    "seed": "the image's own seed; -1 when the model takes none",
     "width": "pixels",
     "height": "pixels",
-    "num_inference_steps": "denoising steps",
+    "num_inference_steps": "denoising steps; 0 when a server does not tell",
     "guidance_scale": "how strongly the prompt was followed",
-    "scheduler": "sampler by its k-diffusion name",
+    "scheduler": "sampler by its k-diffusion name; empty when a server does not tell",
     "model": "the model that made it",
     "model_revision": "the exact version of the model",
     "model_parameters": "how the model was loaded, as JSON",
     "batch_size": "images that shared a forward pass; decides the last bits",
     "sha256": "of the file",
+    "revised_prompt": "what the server says it has drawn instead; empty when it says nothing",
     "redrawn": "seeds given up because their image was faulty or blocked",
     "dropped_tokens": "tokens at the prompt's end that the model did not read",
 }
@@ -80,8 +84,7 @@ dataset = load_dataset("path/to/this/folder", split="train")
 
 {_parameters(step)}
 
-Every parameter stands in `job.toml`, and every record says all that is needed to make its image again:
-`imagemill reproduce . prompt_0_image_0`.
+{_again(first)}
 
 ## Counts
 
@@ -130,6 +133,13 @@ def _parameters(step: dict[str, Any]) -> str:
     return "\n".join(["| parameter | value |", "|---|---|", *rows])
 
 
+def _again(first: Record | None) -> str:
+    if first and first["seed"] == NO_SEED:
+        return "Every parameter stands in `job.toml`. The model takes no seed: no image can be made again as it is."
+    return """Every parameter stands in `job.toml`, and every record says all that is needed to make its image again:
+`imagemill reproduce . prompt_0_image_0`."""
+
+
 def _counts(counts: Counts) -> str:
     failed = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.failed.items()))
     rows = [
@@ -154,4 +164,6 @@ def _columns(record: Record | None) -> str:
 def _marking(step: dict[str, Any]) -> str:
     if step["mark"]:
         return "Every file says so in its metadata (XMP `DigitalSourceType`: `trainedAlgorithmicMedia`)."
+    if step["image_format"] == AS_RECEIVED:
+        return "The files are as the server sent them; what they say of their origin is the server's."
     return "The files carry no such mark: that was chosen with `--no-mark`."

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from imagemill.dataset.calls import Calls, Unknown
 from imagemill.dataset.card import write_card
 from imagemill.dataset.files import (
     append_lines,
@@ -306,6 +307,11 @@ class Dataset:
             rows_rejected=plan["rows_read"] - plan["rows_accepted"],
         )
 
+    def unknown_outcome(self) -> Unknown:
+        """Count the calls to a server that may have been charged without an image to show."""
+        calls = Calls(self.folder)
+        return calls.unknown(self._ended_names()) if calls.path.exists() else Unknown()
+
     def ended(self, part: Part, failures: Mapping[str, Any]) -> set[str]:
         """Return the names of the requests of a part that ended, with or without an image."""
         names = {Path(record["file_name"]).stem for record in part.records()}
@@ -338,6 +344,17 @@ class Dataset:
         for part in self.parts:
             if not part.sealed:
                 part.recover()
+        self.settle()
+
+    def settle(self) -> None:
+        """Keep of the journal of paid calls only those whose outcome is unknown, when none is in flight."""
+        calls = Calls(self.folder)
+        if calls.path.exists():
+            calls.settle(self._ended_names())
+
+    def _ended_names(self) -> set[str]:
+        failures = self.failures()
+        return {name for part in self.parts for name in self.ended(part, failures)}
 
 
 def failure_line(request: Request, reason: str, message: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from imagemill.dataset.files import encode_lines, parse_lines, write_file
 from imagemill.dataset.folder import Dataset, Part
 from imagemill.images import embedded_recipe, open_image
 from imagemill.plan import PART_SIZE
-from imagemill.records import RECORD_KEYS, SEED_LIMIT, order_of
+from imagemill.records import NO_SEED, RECORD_KEYS, SEED_LIMIT, order_of
 
 
 def verify(dataset: Dataset, reader: bool = True) -> list[str]:
@@ -123,8 +123,8 @@ def _record(part: Part, record: dict[str, Any], types: dict[str, type]) -> Itera
             yield f"`{key}` is a {type(value).__name__}, elsewhere a {types[key].__name__}"
         if isinstance(value, float) and not math.isfinite(value):
             yield f"`{key}` is {value}"
-    if not isinstance(record["seed"], int) or not 0 <= record["seed"] < SEED_LIMIT:
-        yield f"the seed is {record['seed']!r}, not a whole number below 2^32"
+    if not isinstance(record["seed"], int) or not NO_SEED <= record["seed"] < SEED_LIMIT:
+        yield f"the seed is {record['seed']!r}, not a whole number below 2^32, nor {NO_SEED} for none"
     path = part.folder / record["file_name"]
     if not path.is_file():
         yield "the file is absent"

@@ -35,12 +35,19 @@ class ModelInfo:
     """Requests that share a forward pass when nobody has said or measured how many."""
     takes_negative_prompt: bool = True
     takes_guidance: bool = True
+    takes_seed: bool = True
+    takes_steps: bool = True
+    takes_scheduler: bool = True
+    takes_images: bool = False
+    """Whether it starts from pictures when a request has some."""
     per_row_guidance: bool = False
     """Whether requests with different guidance can share a forward pass."""
     guided_above: float = -1.0
     """A negative prompt has an effect only with a guidance scale above it."""
     schedulers: tuple[str, ...] = ()
     """Those it can use, by k-diffusion name; empty when it pays no heed."""
+    sizes: tuple[Size, ...] = ()
+    """Those it can draw; empty when there are others."""
     size_multiple: int = 1
     """Width and height must be multiples of it."""
     license: str = "unknown"
@@ -53,7 +60,9 @@ class ModelInfo:
     """As PNG at its own size; None when nobody knows."""
     reproducibility: str = "batch_shape_exact"
     """`row_exact`: a request alone decides the bits; `batch_shape_exact`: together with batch size, threads, software
-    and processor; `seed_only`: the same noise, other bits."""
+    and processor; `seed_only`: the same noise, other bits; `server`: what a server makes of it."""
+    as_received: bool = False
+    """Whether results are files, which are kept as they come and carry nothing of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +79,13 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one request ended: with pixels, or with a reason."""
+    """How one request ended: with pixels, with a file, or with a reason."""
 
     request: Request
     """The one asked for; with another seed where the model had to draw again."""
     pixels: Pixels | None = None
+    data: bytes | None = None
+    """A PNG, JPEG or WebP file, which has been looked at and is kept as it is."""
     reason: FailureReason | None = None
     message: str = ""
     batch_size: int | None = None
@@ -112,6 +123,11 @@ class Model(Component, ABC):
         info = self.info()
         found = {size: chosen.get(size) or min(info.batch_size, count) for size, count in sizes.items()}
         return Measured(found, info.reproducibility)
+
+    def cost(self, request: Request) -> float | None:
+        """Dollars that one image costs; None when nobody knows."""
+        del request
+        return 0.0
 
     @abstractmethod
     def make(self, batches: Iterable[Batch]) -> Iterator[Result]:

@@ -7,16 +7,18 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from imagemill.dataset.card import AS_RECEIVED
 from imagemill.dataset.differences import check_same
 from imagemill.dataset.files import write_file
 from imagemill.dataset.folder import FORMAT, Counts, Dataset, failed_request
 from imagemill.environment import cuda_devices, environment
-from imagemill.errors import SomeFailed, UsageError, did_you_mean
+from imagemill.errors import LimitReached, SomeFailed, UsageError, did_you_mean
 from imagemill.executors.base import Sink
 from imagemill.executors.local import Local
 from imagemill.images import MAX_PIXELS, ImageFormat
@@ -28,7 +30,13 @@ from imagemill.records import SEED_LIMIT, Maker, Row, Sampling, Size
 from imagemill.tables import PromptTable, Table, read_table
 
 DEFAULT_MODEL = "shapes"
-_TAKES = {"negative_prompt": "takes_negative_prompt", "guidance_scale": "takes_guidance"}
+_TAKES = {
+    "negative_prompt": "takes_negative_prompt",
+    "guidance_scale": "takes_guidance",
+    "num_inference_steps": "takes_steps",
+    "scheduler": "takes_scheduler",
+    "seed": "takes_seed",
+}
 Talk = Callable[[str], None]
 
 
@@ -45,6 +53,8 @@ class Generate(Sampling, PromptTable):
     """Write the recipe into every file, for imagemill and for tools that read A1111 `parameters`."""
     mark: bool = True
     """Say in every file that an AI made it (XMP `DigitalSourceType`)."""
+    max_images: int | None = Field(None, ge=1)
+    """Images a run may make; it stops there (exit code 4), and the same command goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,17 @@ class Prepared:
             size = round(self.info.bytes_per_image * pixels / own)
         return seconds, size
 
+    def cost(self) -> float | None:
+        """Guess the dollars that are left to pay; None when nobody knows a price."""
+        costs = [self.model.cost(request) for request in self.plan.requests()]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) * self.pending / len(costs) if len(known) == len(costs) else None
+
+    def calls(self) -> int:
+        """How many calls or single images the plan comes to, where a call can bring several of one prompt."""
+        same = groupby(self.plan.requests(), lambda request: (request.row, request.prompt, request.size))
+        return sum(-(-len(list(group)) // self.info.batch_size) for _, group in same)
+
     @property
     def pending(self) -> int:
         """Images still to be made."""
@@ -112,11 +133,12 @@ def prepare(
     if executor.devices and (device := model.to_table().get("device", "cuda")) != "cuda":
         raise UsageError(f"`devices` are CUDA devices, and `device` is `{device}`", "leave out one of them")
     info = model.info()
+    options = _as_received(options, info)
     sampling = _complete(options, info, step)
     if not isinstance(table, str | Path):
         table = rows_of(table)
     read = read_table(table, options)
-    unused = [name for name in ("negative_prompt", "guidance_scale") if not getattr(info, _TAKES[name])]
+    unused = [name for name, flag in _TAKES.items() if not getattr(info, flag)]
     plan = Plan(read.rows, options, sampling, unused, info.guided_above)
     _check_requests(plan, info)
     maker = Maker(info.name, info.revision, model.to_table())
@@ -135,14 +157,19 @@ def prepare(
         found=found,
         counts=Dataset(folder).counts() if found else None,
         executor=executor,
-        talk=[*read.talk, *_left_out(unused, options, read.rows, info), *_unguided(options, plan, info)],
+        talk=[
+            *read.talk,
+            *_left_out(unused, options, read.rows, info),
+            *_unguided(options, plan, info),
+            *_unknown(folder, bool(found)),
+        ],
     )
 
 
 def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
     """Make what is still to be made; the same call after any interruption continues.
 
-    Raises LockedError, OutOfSpace and ModelError.
+    Raises LockedError, OutOfSpace, ModelError and LimitReached.
     """
     folder = prepared.output.folder
     with Dataset.create(folder):
@@ -155,14 +182,15 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
         Dataset.write_job(folder, prepared.job)
         dataset = Dataset(folder)
         dataset.recover()
-        return produce(
-            dataset,
-            pending_requests(dataset, prepared.plan.requests()),
-            prepared.model,
-            output,
-            prepared.executor,
-            progress,
-        )
+        pending = pending_requests(dataset, prepared.plan.requests())
+        now = pending[: prepared.options.max_images]
+        report = produce(dataset, now, prepared.model, output, prepared.executor, progress)
+        if len(now) < len(pending):
+            raise LimitReached(
+                f"`max_images` is reached: {report.done:,} made, {len(pending) - len(now):,} still to make",
+                "the same command goes on",
+            )
+        return report
 
 
 def generate(
@@ -177,8 +205,9 @@ def generate(
     """Make an image dataset from a prompt table and return it; the same call again continues.
 
     `table` is what `imagemill generate` takes, or an iterable of prompts or mappings; `parameters` are those of
-    `Generate` and of the model, as on the command line. Raises UsageError for anything that cannot be right, and
-    SomeFailed when every request of the dataset failed; single failures stand in `Dataset.failures()`.
+    `Generate` and of the model, as on the command line. Raises UsageError for anything that cannot be right,
+    LimitReached when `max_images` or `max_cost` has stopped it, and SomeFailed when every request of the dataset
+    failed; single failures stand in `Dataset.failures()`.
     """
     prepared = prepare(table, output, parameters, workers, devices)
     execute(prepared, progress)
@@ -208,10 +237,12 @@ def retry(
     workers: int = 1,
     devices: str = "",
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Report:
     """Make the failed requests of a dataset again, all or those with the given reasons.
 
-    Needs nothing but the dataset. Raises UsageError for a reason that no failure has.
+    Needs nothing but the dataset; `settings` are parameters of the model that are not written down, such as `max_cost`.
+    Raises UsageError for a reason that no failure has.
     """
     executor = local_executor(workers, devices)
     with dataset.lock():
@@ -225,7 +256,7 @@ def retry(
         requests = [
             failed_request(failure) for failure in failures.values() if not reasons or failure["reason"] in reasons
         ]
-        model, output = restore(dataset)
+        model, output = restore(dataset, settings)
         for number in sorted({request.part for request in requests}):
             dataset.part(number).unseal()
         if not requests:
@@ -236,10 +267,20 @@ def retry(
         return produce(dataset, requests, model, output, executor, progress)
 
 
-def restore(dataset: Dataset) -> tuple[Model, Output]:
+def model_of(dataset: Dataset, settings: Mapping[str, Any] | None = None) -> Model:
+    """The model that a dataset was made with; raises UsageError when `settings` has what is written down already."""
+    step = dataset.job["steps"][0]
+    model = find_model(step["model"], {**step["model_parameters"], **(settings or {})})
+    fixed = [name for name in settings or () if name in model.to_table()]
+    if fixed:
+        raise UsageError(f"`{fixed[0]}` is what the dataset was made with", "it cannot be another one for some images")
+    return model
+
+
+def restore(dataset: Dataset, settings: Mapping[str, Any]) -> tuple[Model, Output]:
     """The model and the output of a dataset, from its job; raises UsageError when the model is another one now."""
     step = dataset.job["steps"][0]
-    model = find_model(step["model"], step["model_parameters"])
+    model = model_of(dataset, settings)
     info = model.info()
     if info.revision != step["model_revision"]:
         raise UsageError(
@@ -288,9 +329,12 @@ def _complete(options: Generate, info: ModelInfo, step: Mapping[str, Any]) -> Sa
             given[name] = getattr(info, name)
     given["negative_prompt"] = given["negative_prompt"] if info.takes_negative_prompt else ""
     given["guidance_scale"] = given["guidance_scale"] if info.takes_guidance else 0.0
+    given["num_inference_steps"] = given["num_inference_steps"] if info.takes_steps else 0
+    given["scheduler"] = given["scheduler"] if info.takes_scheduler else ""
     if given["seed"] < 0:
         given["seed"] = step.get("seed", secrets.randbelow(SEED_LIMIT))
-    return Sampling.parse(given, "generate")
+    # What the user gave has been checked; the model's own may be 0 for "the server's own".
+    return Sampling.model_construct(**given)
 
 
 def _check_requests(plan: Plan, info: ModelInfo) -> None:
@@ -311,16 +355,43 @@ def _check_requests(plan: Plan, info: ModelInfo) -> None:
                     f"{where} `{name}`: {value} is not a multiple of {info.size_multiple}, as `{info.name}` needs",
                     f"the nearest are {value - over or info.size_multiple} and {value - over + info.size_multiple}",
                 )
+        if info.sizes and (width, height) not in info.sizes:
+            raise UsageError(
+                f"{where} `width`, `height`: `{info.name}` does not draw {width}×{height}",
+                f"it draws {', '.join(f'{w}×{h}' for w, h in info.sizes)}",
+            )
         if width * height > MAX_PIXELS:
             raise UsageError(f"{where} {width}×{height} are more than {MAX_PIXELS:,} pixels", "ask for a smaller size")
+
+
+def _as_received(options: Generate, info: ModelInfo) -> Generate:
+    """Without what would change a file that is kept as it comes; raises UsageError where that was asked for."""
+    if not info.as_received:
+        return options
+    asked = {name: getattr(options, name) for name in ("image_format", "metadata", "mark")}
+    for name in sorted(asked.keys() & options.model_fields_set):
+        if asked[name]:
+            raise UsageError(f"`{name}`: the files of `{info.name}` are kept as they come", "leave it out")
+    return options.model_copy(update={"metadata": False, "mark": False})
+
+
+def _unknown(folder: Path, exists: bool) -> list[str]:
+    """Say what an earlier run may have paid for in vain."""
+    unknown = Dataset(folder).unknown_outcome() if exists else None
+    if not unknown or not unknown.calls:
+        return []
+    cost = "at a price nobody knows" if unknown.cost is None else f"up to ${unknown.cost:.2f}"
+    return [f"unknown_outcome: {unknown.calls:,} calls of earlier runs may have been charged ({cost}) without an image"]
 
 
 def _left_out(unused: Iterable[str], options: Generate, rows: Iterable[Row], info: ModelInfo) -> list[str]:
     """Say what was asked for and the model does not take."""
     asked = {
         "negative_prompt": bool(options.negative_prompt) or any(row.negative_prompt for row in rows),
-        "guidance_scale": options.guidance_scale is not None or any("guidance_scale" in row.overrides for row in rows),
+        "seed": options.seed >= 0 or any("seed" in row.overrides for row in rows),
     }
+    for name in ("guidance_scale", "num_inference_steps", "scheduler"):
+        asked[name] = getattr(options, name) is not None or any(name in row.overrides for row in rows)
     return [f"`{info.name}` takes no `{name}`: images and records have none" for name in unused if asked[name]]
 
 
@@ -361,7 +432,7 @@ def _job(
                 "license": info.license,
                 **sampling.to_table(),
                 "batch_size": options.batch_size,
-                "image_format": options.image_format,
+                "image_format": AS_RECEIVED if info.as_received else options.image_format,
                 "metadata": options.metadata,
                 "mark": options.mark,
                 "model_parameters": dict(maker.model_parameters),

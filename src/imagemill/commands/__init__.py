@@ -1,0 +1,17 @@
+"""The commands: one function each, in a module with its like."""
+
+from __future__ import annotations
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("generate", "make 24 images with the built-in model: no GPU, no key, no network"),
+    "generate": ("generate", "a prompt table becomes an image dataset"),
+    "status": ("datasets", "how far a dataset is"),
+    "retry": ("generate", "make failed requests again"),
+    "verify": ("datasets", "check every promise of a dataset again"),
+    "reproduce": ("datasets", "make images again from their records and say how equal they are"),
+    "sheet": ("datasets", "put images with their prompts on one picture"),
+    "serve": ("serve", "an image API on this machine, for OpenAI's and Hugging Face's clients"),
+    "models": ("models", "what can make images, and its parameters"),
+    "doctor": ("models", "what this machine can run, and why not"),
+}
+"""The module of each command and what it does."""

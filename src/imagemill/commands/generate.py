@@ -1,0 +1,161 @@
+"""Commands that make images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imagemill.commands.datasets import write_sheet
+from imagemill.commands.shared import add_workers, command_parser, dataset_parser, finish, status_data
+from imagemill.errors import LimitReached, SomeFailed
+from imagemill.flags import Parser, add_parameters, given, parse
+from imagemill.terminal import Meter, Terminal, duration, number, size
+
+if TYPE_CHECKING:
+    from imagemill.operators.generate import Prepared
+
+_EXAMPLE_COUNT = 3
+"""Final prompts that a dry run shows."""
+
+
+def generate(arguments: Sequence[str]) -> int:
+    """Make a dataset."""
+    from imagemill.models.base import find_model
+    from imagemill.operators.generate import DEFAULT_MODEL, Generate, execute, prepare, raise_if_all_failed
+
+    early = Parser(add_help=False, allow_abbrev=False)
+    early.add_argument("--model", default=DEFAULT_MODEL)
+    model = type(find_model(early.parse_known_args(arguments)[0].model, {}))
+    parser = command_parser(
+        "generate",
+        epilog="imagemill generate prompts.csv -o out --images-per-prompt 4 --seed 42\n"
+        "imagemill generate prompts.csv -o out --dry-run\n"
+        "The same command again continues after any interruption.",
+    )
+    parser.add_argument(
+        "table", help="CSV, TSV, JSONL, JSON, TXT or Parquet, also .gz or .zst; `-` for stdin; a Hugging Face dataset"
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="the dataset, new or to be continued")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the plan and the first final prompts, make nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="print the plan or the result as JSON on stdout")
+    add_workers(parser)
+    add_parameters(parser, "the job", Generate)
+    add_parameters(parser, f"the model `{model.component_name()}`", model, skip=Generate.model_fields)
+    parsed = parse(parser, arguments)
+    terminal = Terminal(parsed.quiet, parsed.json)
+    prepared = prepare(parsed.table, parsed.output, given(parsed, Generate, model), parsed.workers, parsed.devices)
+    for line in prepared.talk:
+        terminal.say(line)
+    if prepared.info.note and "model" not in vars(parsed):
+        terminal.say(prepared.info.note)
+    terminal.say(_plan_line(prepared))
+    if parsed.dry_run:
+        first = islice(prepared.plan.requests(), _EXAMPLE_COUNT * (len(prepared.plan) // len(prepared.plan.rows)))
+        prompts = list(dict.fromkeys(request.prompt for request in first))
+        terminal.data(_plan_data(prepared, prompts), "\n".join(prompts))
+        return 0
+    from imagemill.dataset import Dataset
+
+    try:
+        with Meter(terminal, prepared.pending) as meter:
+            report = execute(prepared, meter)
+        dataset = Dataset(parsed.output)
+        raise_if_all_failed(dataset)
+    except (SomeFailed, LimitReached):
+        if parsed.json:
+            terminal.data(status_data(Dataset(parsed.output)), "")
+        raise
+    if report.done:
+        rate = report.done / report.seconds
+        terminal.say(f"{number(report.done, 'image')} in {duration(report.seconds)}, {rate:.1f} images/s")
+    return finish(terminal, dataset)
+
+
+def _plan_line(prepared: Prepared) -> str:
+    rows, images = len(prepared.plan.rows), len(prepared.plan)
+    each = images // rows
+    prompts = number(rows, "prompt") + (f" × {each}" if each > 1 and images == rows * each else "")
+    seconds, total = prepared.estimate()
+    parts = [
+        f"{prompts} = {number(images, 'image')}",
+        prepared.info.name,
+        "time unknown" if seconds is None else f"~{duration(seconds)}",
+        "size unknown" if total is None else size(total),
+    ]
+    if prepared.info.as_received:
+        cost = prepared.cost()
+        parts += [number(prepared.calls(), "call"), "cost unknown" if cost is None else f"${cost:,.2f}"]
+    if prepared.counts and prepared.counts.done:
+        parts.append(f"{prepared.counts.done:,} done before")
+    if prepared.table.rejects:
+        parts.append(f"{number(len(prepared.table.rejects), 'row')} rejected")
+    return " · ".join(parts)
+
+
+def _plan_data(prepared: Prepared, prompts: list[str]) -> dict[str, Any]:
+    seconds, total = prepared.estimate()
+    return {
+        "prompts": len(prepared.plan.rows),
+        "images": len(prepared.plan),
+        "pending": prepared.pending,
+        "model": prepared.info.name,
+        "calls": prepared.calls(),
+        "cost": prepared.cost(),
+        "seconds": seconds,
+        "bytes": total,
+        "rows_rejected": len(prepared.table.rejects),
+        "first_prompts": prompts,
+    }
+
+
+def retry(arguments: Sequence[str]) -> int:
+    """Make failed requests again."""
+    from imagemill.dataset import Dataset
+    from imagemill.operators.generate import model_of, retry
+
+    parser = dataset_parser("retry")
+    parser.add_argument("--reason", action="append", default=[], help="only those that failed so; may be repeated")
+    add_workers(parser)
+    # Asked for help, the parser has no dataset yet, and shows what every model has.
+    wanted = not {"-h", "--help"} & set(arguments)
+    model = type(model_of(Dataset(parser.parse_known_args(arguments)[0].dataset))) if wanted else None
+    if model:
+        written = {name for name, field in model.model_fields.items() if not field.exclude}
+        add_parameters(parser, f"how the model `{model.component_name()}` is called this time", model, skip=written)
+    parsed = parse(parser, arguments)
+    terminal = Terminal(parsed.quiet, parsed.json)
+    dataset = Dataset(parsed.dataset)
+    failed = dataset.counts().failed
+    with Meter(terminal, sum(failed.get(reason, 0) for reason in parsed.reason or failed)) as meter:
+        settings = given(parsed, model) if model else {}
+        report = retry(dataset, parsed.reason, parsed.workers, parsed.devices, meter, **settings)
+    terminal.say(f"{number(report.total, 'request')} tried again · {number(report.done, 'image')} made")
+    return finish(terminal, Dataset(parsed.dataset))
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """Make 24 images with the built-in model."""
+    from imagemill.models.shapes import EXAMPLES
+
+    parser = command_parser("demo")
+    parser.add_argument("-o", "--output", default="imagemill-demo", metavar="FOLDER", help="default: imagemill-demo")
+    parsed = parse(parser, arguments)
+    import imagemill
+
+    terminal = Terminal(parsed.quiet)
+    terminal.say(
+        f"{number(2 * len(EXAMPLES), 'image')} of {number(len(EXAMPLES), 'prompt')}, made by the model `shapes`"
+    )
+    with Meter(terminal, 2 * len(EXAMPLES)) as meter:
+        dataset = imagemill.generate(EXAMPLES, parsed.output, images_per_prompt=2, seed=7, progress=meter)
+    folder = Path(parsed.output).resolve()
+    sheet = folder.with_name(f"{folder.name}.png")
+    write_sheet(dataset, sheet, 2 * len(EXAMPLES), 6)
+    terminal.say(f"the dataset is in {parsed.output}, all its images on one sheet in {os.path.relpath(sheet)}")
+    print(parsed.output)
+    return 0

@@ -1,0 +1,88 @@
+"""Commands that tell what can make images, and where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from imagemill.commands.shared import command_parser
+from imagemill.errors import ImagemillError, UsageError
+from imagemill.flags import add_parameters, given, parameter_help, parse
+from imagemill.terminal import Terminal
+
+
+def models(arguments: Sequence[str]) -> int:
+    """List models, show one, or probe a server."""
+    from imagemill.component import component_names, find_component
+    from imagemill.models.base import find_model
+
+    parser = command_parser("models")
+    parser.add_argument("name", nargs="?", help="one model: its parameters")
+    parser.add_argument("--json", action="store_true", help="print JSON; for one model, its JSON Schema")
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="ask the server of `openai:NAME` or `hf:NAME`, with two small calls that may "
+        "be charged, what it honours, and remember it",
+    )
+    named = [argument for argument in arguments if re.match(r"[a-z_]+:(?!//)", argument)]
+    model = type(find_model(named[0], {})) if named and "--probe" in arguments else None
+    if model:
+        add_parameters(parser, f"the model `{model.component_name()}`", model)
+    parsed = parse(parser, arguments)
+    terminal = Terminal(parsed.quiet, parsed.json)
+    if parsed.probe:
+        return _probe(terminal, parsed.name, given(parsed, model) if model else {})
+    if parsed.name:
+        name = parsed.name.partition(":")[0]
+        found = find_component("models", name)
+        lines = [f"{name}: {_summary(name)}", ""]
+        for parameter in found.parameters():
+            kind = "|".join(parameter.choices) or parameter.type
+            lines.append(f"  {parameter.flag} {kind}\n      {parameter_help(parameter)}")
+        terminal.data(found.model_json_schema(), "\n".join(lines))
+        return 0
+    summaries = {name: _summary(name) for name in component_names("models")}
+    width = max(map(len, summaries))
+    terminal.data(summaries, "\n".join(f"{name:<{width}}  {text}" for name, text in summaries.items()))
+    return 0
+
+
+def _probe(terminal: Terminal, name: str | None, parameters: dict[str, Any]) -> int:
+    from imagemill.models.base import find_model
+    from imagemill.remote.model import Remote
+    from imagemill.remote.servers import probe
+
+    model = find_model(name, parameters) if name else None
+    if not isinstance(model, Remote):
+        raise UsageError("`--probe` asks a server", "name its model: `openai:NAME` or `hf:NAME`")
+    found = probe(model)
+    takes = ", ".join(found.takes) or "nothing of what can be asked"
+    terminal.data(asdict(found), f"{name} at {model.address()} honours: {takes}; its size: {found.own_size}")
+    return 0
+
+
+def _summary(name: str) -> str:
+    """What a model is in one line; a broken plugin does not hide the others."""
+    from imagemill.component import find_component
+
+    try:
+        return (find_component("models", name).__doc__ or "").partition("\n")[0]
+    except ImagemillError as error:
+        return f"cannot be used: {error.message}"
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """Say what this machine can run."""
+    from imagemill.doctor import findings
+
+    parser = command_parser("doctor")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parsed = parse(parser, arguments)
+    found = findings(Path.cwd())
+    width = max(map(len, found))
+    Terminal(as_json=parsed.json).data(found, "\n".join(f"{name:<{width}}  {text}" for name, text in found.items()))
+    return 0

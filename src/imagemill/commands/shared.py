@@ -1,0 +1,75 @@
+"""What commands share: their parsers, and how they tell of a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from imagemill.commands import COMMANDS
+from imagemill.flags import Parser
+from imagemill.terminal import Terminal, number
+
+if TYPE_CHECKING:
+    from imagemill.dataset import Dataset
+
+
+def command_parser(command: str, **options: Any) -> Parser:
+    """The parser of a command, with what every command takes."""
+    parser = Parser(
+        prog=f"imagemill {command}",
+        description=COMMANDS[command][1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **options,
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no talk and no progress, only data and errors")
+    return parser
+
+
+def add_workers(parser: Parser) -> None:
+    """Add where work runs."""
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that make images [default: 1]")
+    parser.add_argument(
+        "--devices", default="", metavar="0,1|all", help="CUDA devices: one process on each, instead of `--workers`"
+    )
+
+
+def dataset_parser(command: str) -> Parser:
+    """The parser of a command over one dataset."""
+    parser = command_parser(command)
+    parser.add_argument("dataset", help="the dataset's folder")
+    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    return parser
+
+
+def status_data(dataset: Dataset) -> dict[str, Any]:
+    """How a dataset stands, as programs read it."""
+    counts = dataset.counts()
+    return {
+        "dataset": str(dataset.folder),
+        "model": dataset.job["steps"][0]["model"],
+        "requests": counts.requests,
+        "done": counts.done,
+        "failed": counts.failed,
+        "pending": counts.pending,
+        "rows_read": counts.rows_read,
+        "rows_accepted": counts.rows_accepted,
+        "rows_rejected": counts.rows_rejected,
+        "unknown_outcome": asdict(dataset.unknown_outcome()),
+        "writer": dataset.writer,
+    }
+
+
+def finish(terminal: Terminal, dataset: Dataset) -> int:
+    """Say how a dataset stands at the end of a run; the exit code."""
+    counts = dataset.counts()
+    if counts.rows_rejected:
+        terminal.warn(f"{number(counts.rows_rejected, 'row')} rejected: see {dataset.rejects_file}")
+    if counts.failed:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.failed.items()))
+        terminal.say(f"{number(sum(counts.failed.values()), 'request')} failed ({reasons})")
+        terminal.say(f"\nhint: imagemill retry {shlex.quote(str(dataset.folder))}")
+    terminal.data(status_data(dataset), str(dataset.folder))
+    return 3 if counts.failed else 0

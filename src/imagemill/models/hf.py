@@ -1,0 +1,197 @@
+"""Hugging Face Inference: its providers, dedicated endpoints, and servers that speak its protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar, Self, cast
+
+from pydantic import Field
+
+from imagemill.environment import package_version
+from imagemill.errors import MissingExtra, ModelError, UsageError, did_you_mean
+from imagemill.models.base import ModelInfo
+from imagemill.records import Request
+from imagemill.remote.client import CallFailed, Client, checked_base_url
+from imagemill.remote.model import Picture, Remote, decoded, image_of
+from imagemill.remote.servers import Server, remembered
+
+_ROUTER = "https://router.huggingface.co/v1"
+_TAKES = ("negative_prompt", "num_inference_steps", "guidance_scale", "size")
+"""What the protocol has; whether a seed is heeded differs between providers, and only a probe tells."""
+
+
+class Hf(Remote):
+    """Hugging Face Inference Providers and Endpoints; the key comes from HF_TOKEN."""
+
+    key_variable: ClassVar[str] = "HF_TOKEN"
+
+    model: str = Field(min_length=1)
+    """The model's id on the hub, such as `black-forest-labs/FLUX.1-schnell`."""
+    provider: str = "auto"
+    """Who computes: `hf-inference`, `fal-ai`, `together`, …; `auto` takes the first of your account's."""
+    endpoint_name: str | None = None
+    """A dedicated endpoint of yours, by name."""
+    endpoint_namespace: str | None = None
+    """The user or organization to whom the endpoint belongs; yours when not given."""
+
+    def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
+        """Also check that provider, endpoint and address do not contradict each other, and find the endpoint."""
+        named = [name for name in ("base_url", "endpoint_name") if getattr(self, name)]
+        if self.provider != "auto":
+            named.append("provider")
+        if len(named) > 1:
+            raise UsageError(f"`{named[0]}` and `{named[1]}` both say where the model is", "give one of them")
+        if self.provider != "auto" and self.provider not in (known_providers := _providers()):
+            raise UsageError(
+                f"`provider`: there is no `{self.provider}`",
+                did_you_mean(self.provider, known_providers) or f"known: {', '.join(known_providers)}",
+            )
+        if self.endpoint_namespace and not self.endpoint_name:
+            raise UsageError("`endpoint_namespace` without `endpoint_name`", "name the endpoint too")
+        if not self.base_url and not self.key():
+            raise UsageError(f"`{self.key_variable}` is not set", "export the token, and never give it as an argument")
+        return super().resolve(known, workers)
+
+    def info(self) -> ModelInfo:
+        """What is known of it without a call."""
+        width, height = self.own_width_and_height()
+        takes = self.takes
+        return ModelInfo(
+            name=f"hf:{self.model}",
+            revision="unknown",
+            width=width,
+            height=height,
+            num_inference_steps=0,
+            guidance_scale=0.0,
+            scheduler="",
+            batch_size=1,
+            takes_seed="seed" in takes,
+            takes_negative_prompt="negative_prompt" in takes,
+            takes_guidance="guidance_scale" in takes,
+            takes_steps="num_inference_steps" in takes,
+            takes_scheduler="scheduler" in takes,
+            seconds_per_image=60 / self.images_per_minute if self.images_per_minute else None,
+            bytes_per_image=width * height * 3 // 2,
+            reproducibility="server",
+            as_received=True,
+        )
+
+    def server(self) -> Server:
+        """What a probe has found, else what the protocol has."""
+        return remembered(self) or Server(_TAKES, "1024x1024")
+
+    def address(self) -> str:
+        """Where the model is, as far as that is one place."""
+        if self.base_url:
+            return checked_base_url(self.base_url)
+        if self.endpoint_name:
+            return _endpoint(self.endpoint_name, self.endpoint_namespace, self.key())
+        return _ROUTER
+
+    def served_name(self) -> str:
+        """The id on the hub."""
+        return self.model
+
+    def chat_url(self) -> str:
+        """Chat completions, of the router or of the endpoint."""
+        address = self.address()
+        return f"{address}/chat/completions" if address.endswith("/v1") else f"{address}/v1/chat/completions"
+
+    def headers(self) -> dict[str, str]:
+        """With the token, when there is one."""
+        return {"Authorization": f"Bearer {self.key()}"} if self.key() else {}
+
+    async def pictures(self, client: Client, requests: Sequence[Request]) -> Sequence[Picture | CallFailed]:
+        """Make one image."""
+        (request,) = requests
+        url, body, headers = await asyncio.to_thread(self._prepared, request)
+        answer = await client.call("POST", url, self.most_bytes(requests), json=body, more_headers=headers)
+        if answer.content_type.startswith("image/"):
+            return [Picture(request, answer.body)]
+        return [Picture(request, await _image_in(client, answer.json()))]
+
+    async def edits(self, client: Client) -> bool:
+        """Not with this protocol."""
+        del client
+        return False
+
+    def _prepared(self, request: Request) -> tuple[str, Any, dict[str, str]]:
+        """Address, body and further headers, in the provider's own dialect, which the hub's library knows."""
+        parameters = {
+            "negative_prompt": request.negative_prompt or None,
+            "width": request.width if "size" in self.takes else None,
+            "height": request.height if "size" in self.takes else None,
+            "num_inference_steps": request.num_inference_steps or None,
+            "guidance_scale": request.guidance_scale or None,
+            "seed": request.seed if "seed" in self.takes else None,
+            "scheduler": request.scheduler or None,
+        }
+        given = {name: value for name, value in parameters.items() if value is not None}
+        if self.base_url or self.endpoint_name:
+            return self.address(), {"inputs": request.prompt, "parameters": given}, {"Accept": "image/png"}
+        import httpx2
+        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.inference._providers import get_provider_helper
+
+        try:
+            helper = get_provider_helper(cast("Any", self.provider), task="text-to-image", model=self.model)
+            prepared = helper.prepare_request(
+                inputs=request.prompt, parameters=given, headers={}, model=self.model, api_key=self.key()
+            )
+        except HfHubHTTPError as error:
+            raise CallFailed("model_gone", f"the hub does not know it: {error}") from None
+        except (httpx2.HTTPError, OSError) as error:
+            raise CallFailed("unreachable", f"the hub cannot be asked for providers: {error}", again=True) from None
+        except ValueError as error:
+            raise CallFailed("model_gone", str(error)) from None
+        headers = {name: value for name, value in prepared.headers.items() if name.lower() != "user-agent"}
+        return prepared.url, prepared.json, headers
+
+
+def _providers() -> list[str]:
+    if not package_version("huggingface_hub"):
+        raise MissingExtra("huggingface_hub", "imagemill[remote]")
+    from huggingface_hub.inference._providers import PROVIDERS
+
+    return [name for name, tasks in PROVIDERS.items() if "text-to-image" in tasks]
+
+
+@lru_cache(maxsize=16)
+def _endpoint(name: str, namespace: str | None, token: str) -> str:
+    """The address of a dedicated endpoint, from the hub; raises ModelError."""
+    if not package_version("huggingface_hub"):
+        raise MissingExtra("huggingface_hub", "imagemill[remote]")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        endpoint = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token).get_inference_endpoint(
+            name, namespace=namespace
+        )
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(f"the endpoint `{name}` cannot be found: {error}", "see your endpoints on the hub") from None
+    if not endpoint.url:
+        raise ModelError(f"the endpoint `{name}` is {endpoint.status} and has no address", "start it first")
+    return str(endpoint.url).rstrip("/")
+
+
+async def _image_in(client: Client, answer: Any) -> bytes:
+    """The file in an answer, whichever way a provider puts it; raises CallFailed."""
+    found: Any = answer
+    for _ in range(4):
+        if isinstance(found, str):
+            return await image_of(client, {"url": found}) if found.startswith("http") else decoded(found)
+        if isinstance(found, list) and found:
+            found = found[0]
+        elif isinstance(found, dict) and (found.get("b64_json") or found.get("url")):
+            return await image_of(client, found)
+        elif isinstance(found, dict):
+            names = ("images", "data", "output", "outputs", "artifacts", "image", "base64")
+            found = next((found[name] for name in names if found.get(name)), None)
+        else:
+            break
+    raise CallFailed("bad_image", f"no image in the answer: {json.dumps(answer)[:80]}", again=True, paid=None)

@@ -1,0 +1,340 @@
+"""Many calls at once to a server that fails, slows down and costs money."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import queue
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Generic, Protocol, TypeVar
+
+from imagemill.errors import LimitReached, ModelError
+from imagemill.remote.client import CallFailed, Client
+from imagemill.remote.pace import Pace
+
+_HINTS = {
+    "auth": "check the key in the environment",
+    "model_gone": "check the model's name and `base_url`",
+    "no_credit": "add credit with the provider",
+    "unreachable": "check `base_url` and the network",
+}
+_FATAL = _HINTS.keys()
+"""Reasons that may hold for every call."""
+_FATAL_CALLS = 5
+"""So many in a row, and the run stops."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
+"""Seconds before the second try at most, doubled for each further one, and the bound of that."""
+_DRAIN = 5.0
+"""Seconds that calls in flight have to end after an interrupt."""
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+
+
+class Journal(Protocol):
+    """Where paid calls are written down before they are made."""
+
+    def opened(self, names: Sequence[str], cost: float | None, batch: str = "") -> None:
+        """A call starts now, or calls are handed in as a batch with this token; returns when that is on disk."""
+
+    def closed(self, names: Sequence[str], paid: bool | None) -> None:
+        """It has ended without an image."""
+
+    def batches(self) -> Mapping[str, Sequence[str]]:
+        """Batches whose images have not come, by token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Generic[Item]):
+    """One item that ended without what was asked for."""
+
+    item: Item
+    failure: CallFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a server is called; nothing of it decides what comes back."""
+
+    concurrency: int
+    max_retries: int
+    calls_per_second: float | None
+    images_per_second: float | None
+    max_cost: float | None
+
+
+Send = Callable[[Client, Sequence[Item]], Awaitable[Sequence[Done | CallFailed]]]
+"""Makes one call for items of a kind and returns what came of each; raises CallFailed for all of them."""
+
+
+@dataclass(slots=True)
+class _Call(Generic[Item]):
+    items: tuple[Item, ...]
+    tries: int = 0
+
+
+def stream(
+    groups: Iterable[Sequence[Item]],
+    client: Callable[[], Client],
+    send: Send[Item, Done],
+    settings: Settings,
+    *,
+    name_of: Callable[[Item], str],
+    kind_of: Callable[[Item], object],
+    most: int,
+    cost_of: Callable[[Item], float | None],
+    journal: Journal | None,
+) -> Iterator[Done | Refused[Item]]:
+    """Call a server for every item and yield what comes of each, in any order.
+
+    Items of one kind that stand together share a call, at most `most` of them. Raises ModelError when a reason holds
+    for all calls, and LimitReached when the next one would cost more than allowed: then what has not been yielded is
+    as if it had never been asked for.
+    """
+    results: queue.Queue[Done | Refused[Item] | BaseException | None] = queue.Queue()
+    source = (
+        _Call(tuple(chunk))
+        for group in groups
+        for _, same in groupby(group, kind_of)
+        for chunk in _chunks(list(same), most)
+    )
+    stop = threading.Event()
+
+    async def main() -> None:
+        async with client() as opened:
+            await _Run(opened, send, settings, name_of, cost_of, journal, results.put, results.qsize).all(source, stop)
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+            results.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where results are waited for
+            results.put(error)
+
+    thread = threading.Thread(target=run, name="imagemill-remote", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                result = results.get()
+            except KeyboardInterrupt:
+                # What is in flight may be paid for: what comes in a few seconds is kept.
+                stop.set()
+                yield from _rest(results, time.monotonic() + _DRAIN)
+                raise
+            if result is None:
+                return
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        stop.set()
+
+
+def _rest(results: queue.Queue[Any], until: float) -> Iterator[Any]:
+    while (left := until - time.monotonic()) > 0:
+        try:
+            result = results.get(timeout=left)
+        except queue.Empty:
+            return
+        if result is None or isinstance(result, BaseException):
+            return
+        yield result
+
+
+def _chunks(items: list[Item], most: int) -> Iterator[list[Item]]:
+    for start in range(0, len(items), most):
+        yield items[start : start + most]
+
+
+class _Run(Generic[Item, Done]):
+    """One run: what waits, what is in flight, what has come."""
+
+    def __init__(
+        self,
+        client: Client,
+        send: Send[Item, Done],
+        settings: Settings,
+        name_of: Callable[[Item], str],
+        cost_of: Callable[[Item], float | None],
+        journal: Journal | None,
+        put: Callable[[Done | Refused[Item]], None],
+        crowd: Callable[[], int],
+    ) -> None:
+        """`crowd` counts the results that wait to be taken."""
+        self._client, self._send, self._settings = client, send, settings
+        self._name_of, self._cost_of, self._journal = name_of, cost_of, journal
+        self._put, self._crowd = put, crowd
+        self._pace = Pace(settings.concurrency, settings.calls_per_second, settings.images_per_second)
+        self._fresh: _Call[Item] | None = None
+        self._again: list[tuple[float, int, _Call[Item]]] = []
+        """A heap by the time of the next try."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._errors: list[BaseException] = []
+        """Of the program itself."""
+        self._fatal: list[tuple[_Call[Item], CallFailed]] = []
+        """Calls in a row that failed for a reason that may hold for all."""
+        self._worked = False
+        self._committed = 0.0
+        """Dollars: what is spent, may be spent, or is in flight."""
+        self._count = itertools.count()
+        self._changed = asyncio.Event()
+
+    async def all(self, source: Iterator[_Call[Item]], stop: threading.Event) -> None:
+        """Start calls as the pace allows until everything has ended, mixing new ones with those to be tried again."""
+        taking: asyncio.Future[_Call[Item] | None] | None = None
+        ended = False
+        while True:
+            self._changed.clear()
+            if self._errors:
+                raise self._errors[0]
+            if taking and taking.done():
+                self._fresh, taking = taking.result(), None
+                ended = self._fresh is None
+            stopping = stop.is_set() or len(self._fatal) >= _FATAL_CALLS
+            idle = not (self._tasks or taking or self._fresh or self._again)
+            if (stopping and not self._tasks) or (ended and idle):
+                break
+            if not (ended or taking or self._fresh or stopping):
+                # Where work comes from may be slow, and must not hold up what is in flight.
+                taking = asyncio.get_running_loop().run_in_executor(None, next, source, None)
+                taking.add_done_callback(lambda _: self._changed.set())
+            wait = 0.5 if stopping else self._start_next()
+            if wait > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._changed.wait()
+        self._end()
+
+    def _start_next(self) -> float:
+        """Start the next call if it may start now; returns the seconds after which to look again."""
+        now = time.monotonic()
+        due = bool(self._again) and self._again[0][0] <= now
+        call = self._again[0][2] if due else self._fresh
+        if call is None:
+            return max(0.001, min(0.5, self._again[0][0] - now)) if self._again else 0.5
+        # After a refusal that may hold for all, one call at a time finds out.
+        alone = bool(self._fatal and self._tasks)
+        crowded = self._crowd() > 2 * self._settings.concurrency
+        cost = self._cost(call)
+        over = self._is_too_much(cost or 0.0)
+        delay = self._pace.wait()
+        if alone or crowded or over or delay is None:
+            return 0.05 if crowded else 0.5
+        if delay > 0:
+            return min(0.5, delay)
+        if due:
+            heapq.heappop(self._again)
+        else:
+            self._fresh = None
+        task = asyncio.get_running_loop().create_task(self._make(call, cost))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return 0
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._errors.append(error)
+        self._changed.set()
+
+    def _cost(self, call: _Call[Item]) -> float | None:
+        costs = [self._cost_of(item) for item in call.items]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if len(known) == len(costs) else None
+
+    def _is_too_much(self, cost: float) -> bool:
+        """Whether the budget does not bear a call; raises LimitReached when nothing in flight can change that."""
+        most = self._settings.max_cost
+        # Sums of cents are not exact.
+        if most is None or self._committed + cost <= most + 1e-9:
+            return False
+        if self._tasks:
+            return True
+        raise LimitReached(
+            f"the next call would exceed `max_cost`: ${self._committed:.2f} of ${most:.2f} are spent",
+            "everything made is kept; the same command goes on",
+        )
+
+    async def _make(self, call: _Call[Item], cost: float | None) -> None:
+        """Make one call, hand on what came, and put the rest where it belongs."""
+        # Counted before anything is waited for, so that the next call sees it.
+        started = self._pace.start(len(call.items))
+        self._committed += cost or 0.0
+        call.tries += 1
+        journal = self._journal if cost != 0 else None
+        outcomes: Sequence[Done | CallFailed]
+        try:
+            if journal:
+                await asyncio.to_thread(journal.opened, [self._name_of(item) for item in call.items], cost)
+            outcomes = await self._send(self._client, call.items)
+            self._pace.end(started, "ok")
+            self._worked = True
+            self._acquit()
+        except CallFailed as error:
+            outcomes = [error] * len(call.items)
+            self._pace.end(started, error.ending, error.retry_after)
+            if error.paid is False:
+                self._committed -= cost or 0.0
+        failed: dict[CallFailed, list[Item]] = {}
+        for item, outcome in zip(call.items, outcomes, strict=True):
+            if isinstance(outcome, CallFailed):
+                failed.setdefault(outcome, []).append(item)
+            else:
+                self._put(outcome)
+        for failure, items in failed.items():
+            if journal:
+                await asyncio.to_thread(journal.closed, [self._name_of(item) for item in items], failure.paid)
+            self._decide(_Call(tuple(items), call.tries), failure)
+
+    def _decide(self, call: _Call[Item], failure: CallFailed) -> None:
+        """Whether a failed call is made again, given up, or a sign that none will succeed."""
+        if failure.again and call.tries <= self._settings.max_retries:
+            # Full jitter, so that calls which failed together do not come back together.
+            longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (call.tries - 1))
+            wait = failure.retry_after + random.uniform(0, longest)  # noqa: S311 - no secret
+            heapq.heappush(self._again, (time.monotonic() + wait, next(self._count), call))
+        elif failure.reason in _FATAL or (failure.reason == "bad_request" and not self._worked):
+            self._fatal.append((call, failure))
+        else:
+            if failure.reason == "moderation_blocked":
+                self._worked = True
+                self._acquit()
+            self._give_up(call, failure)
+
+    def _give_up(self, call: _Call[Item], failure: CallFailed) -> None:
+        for item in call.items:
+            self._put(Refused(item, failure))
+
+    def _acquit(self) -> None:
+        """The server works: what it refused before, it refused for one call and not for all."""
+        for call, failure in self._fatal:
+            self._give_up(call, failure)
+        self._fatal.clear()
+
+    def _end(self) -> None:
+        """Raise ModelError when the server refused all; those calls count as never made."""
+        if self._fatal and (len(self._fatal) >= _FATAL_CALLS or not self._worked):
+            _, failure = self._fatal[-1]
+            raise ModelError(
+                f"the server refuses every call, the last with {failure.reason}: {failure.message}",
+                f"{_HINTS.get(failure.reason, 'check the parameters')}; the same command continues",
+            )
+        self._acquit()
+
+
+def run_once(client: Callable[[], Client], ask: Callable[[Client], Awaitable[Done]]) -> Done:
+    """Ask a server one thing outside a run; raises CallFailed."""
+
+    async def main() -> Done:
+        async with client() as opened:
+            return await ask(opened)
+
+    return asyncio.run(main())

@@ -1,0 +1,1 @@
+"""The server: every model of imagemill behind the APIs that image clients already speak."""
