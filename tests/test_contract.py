@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,11 +20,13 @@ from imagemill.environment import package_version
 from imagemill.errors import ImagemillError
 from imagemill.executors.base import Executor, Sink
 from imagemill.executors.local import Local
+from imagemill.images import decode
 from imagemill.models.base import Model, Result
 from imagemill.operators.generate import Generate
 from imagemill.records import Batch, FailureReason, Request
 
 from . import pipelines
+from .faults.server import Faults, serving
 
 if TYPE_CHECKING:
     from imagemill.images import Pixels
@@ -113,16 +115,21 @@ def test_every_parameter_is_described_by_the_command(name: str, capsys: pytest.C
         assert parameter.help in text
 
 
-DEMANDED: dict[str, dict[str, str]] = {}
+DEMANDED: dict[str, dict[str, Any]] = {}
 """What a model cannot run without."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _pipeline(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A folder for the model `diffusers`."""
+def _demanded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder for the model `diffusers`, a server for those that call one."""
     if package_version("diffusers"):
         folder = pipelines.save("stable_diffusion", tmp_path_factory.mktemp("models") / "tiny")
         DEMANDED["diffusers"] = {"model": str(folder)}
+    with serving(Faults(rate=0)) as server:
+        honored = {"takes": ("seed", "size"), "own_size": "64x64"}
+        DEMANDED["openai"] = {"model": "x", "base_url": server.url, **honored}
+        DEMANDED["hf"] = {"model": "x", "base_url": f"{server.url}/models/x", **honored}
+        yield
 
 
 @cache
@@ -176,8 +183,11 @@ def pixels(results: Iterable[Result]) -> dict[str, Pixels]:
     for result in results:
         assert result.reason is None, result.message
         assert result.request.name not in found
-        assert result.pixels is not None
-        found[result.request.name] = result.pixels
+        if result.data is None:
+            assert result.pixels is not None
+            found[result.request.name] = result.pixels
+        else:
+            found[result.request.name] = decode(result.data)
     return found
 
 
@@ -187,8 +197,8 @@ def test_it_says_what_it_is_before_it_is_loaded(name: str) -> None:
     assert info.name
     assert info.revision
     assert info.width % info.size_multiple == info.height % info.size_multiple == 0
-    assert min(info.width, info.height, info.num_inference_steps, info.batch_size) >= 1
-    assert info.reproducibility in {"row_exact", "batch_shape_exact", "seed_only"}
+    assert min(info.width, info.height, info.num_inference_steps or not info.takes_steps, info.batch_size) >= 1
+    assert info.reproducibility in {"row_exact", "batch_shape_exact", "seed_only", "server"}
     assert not info.schedulers or info.scheduler in info.schedulers
 
 

@@ -17,7 +17,8 @@ import openai
 import pytest
 from PIL import Image
 
-from .faults.server import KINDS, Call, Faults, FaultServer, expected_color, picture, program, serving
+from .faults.plan import KINDS, Call, Faults, expected_color, picture
+from .faults.server import FaultServer, program, serving
 
 
 @contextmanager

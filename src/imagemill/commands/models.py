@@ -59,6 +59,7 @@ def _probe(terminal: Terminal, name: str | None, parameters: dict[str, Any]) -> 
     model = find_model(name, parameters) if name else None
     if not isinstance(model, Remote):
         raise UsageError("`--probe` asks a server", "name its model: `openai:NAME` or `hf:NAME`")
+    model.ready()
     found = probe(model)
     takes = ", ".join(found.takes) or "nothing of what can be asked"
     terminal.data(asdict(found), f"{name} at {model.address()} honours: {takes}; its size: {found.own_size}")

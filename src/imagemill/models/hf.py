@@ -52,8 +52,6 @@ class Hf(Remote):
             )
         if self.endpoint_namespace and not self.endpoint_name:
             raise UsageError("`endpoint_namespace` without `endpoint_name`", "name the endpoint too")
-        if not self.base_url and not self.key():
-            raise UsageError(f"`{self.key_variable}` is not set", "export the token, and never give it as an argument")
         return super().resolve(known, workers)
 
     def info(self) -> ModelInfo:
@@ -79,6 +77,10 @@ class Hf(Remote):
             reproducibility="server",
             as_received=True,
         )
+
+    def needs_key(self) -> bool:
+        """Whether it is on the hub."""
+        return not self.base_url
 
     def server(self) -> Server:
         """What a probe has found, else what the protocol has."""

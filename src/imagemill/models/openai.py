@@ -149,8 +149,6 @@ class Openai(Remote):
         if self.background == "transparent" and self.output_format == "jpeg":
             raise UsageError("`background`: JPEG has no transparency", "take `--output-format png` or `webp`")
         address = self.address()
-        if address == _OFFICIAL and not self.key():
-            raise UsageError(f"`{self.key_variable}` is not set", "export the key, and never give it as an argument")
         # What the environment says is written down, so that a retry asks the same server.
         return super(Openai, self.model_copy(update={"base_url": None if address == _OFFICIAL else address})).resolve(
             known, workers
@@ -191,6 +189,10 @@ class Openai(Remote):
             found = next((family for name, family in FAMILIES.items() if self.model.startswith(name)), None)
             return found or _ANY
         return _ANY
+
+    def needs_key(self) -> bool:
+        """Whether it is OpenAI's own."""
+        return self.address() == _OFFICIAL
 
     def server(self) -> Server:
         """By name, for OpenAI's own models: none of them takes a seed."""

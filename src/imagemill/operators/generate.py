@@ -172,6 +172,7 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
     Raises LockedError, OutOfSpace, ModelError and LimitReached.
     """
     folder = prepared.output.folder
+    prepared.model.ready()
     with Dataset.create(folder):
         path = folder / "job.toml"
         if path.is_file():
@@ -257,6 +258,7 @@ def retry(
             failed_request(failure) for failure in failures.values() if not reasons or failure["reason"] in reasons
         ]
         model, output = restore(dataset, settings)
+        model.ready()
         for number in sorted({request.part for request in requests}):
             dataset.part(number).unseal()
         if not requests:

@@ -220,13 +220,13 @@ class _Run(Generic[Item, Done]):
         call = self._again[0][2] if due else self._fresh
         if call is None:
             return max(0.001, min(0.5, self._again[0][0] - now)) if self._again else 0.5
-        # After a refusal that may hold for all, one call at a time finds out.
-        alone = bool(self._fatal and self._tasks)
+        # After a refusal that may hold for all, a few calls find out.
+        careful = bool(self._fatal) and len(self._tasks) >= _FATAL_CALLS - len(self._fatal)
         crowded = self._crowd() > 2 * self._settings.concurrency
         cost = self._cost(call)
         over = self._is_too_much(cost or 0.0)
         delay = self._pace.wait()
-        if alone or crowded or over or delay is None:
+        if careful or crowded or over or delay is None:
             return 0.05 if crowded else 0.5
         if delay > 0:
             return min(0.5, delay)

@@ -108,6 +108,15 @@ class Remote(Model):
         """Where questions about images go."""
 
     @abstractmethod
+    def needs_key(self) -> bool:
+        """Whether the server is known to answer nobody without one."""
+
+    def ready(self) -> None:
+        """Raise UsageError when the key is missing."""
+        if self.needs_key() and not self.key():
+            raise UsageError(f"`{self.key_variable}` is not set", "export the key, and never give it as an argument")
+
+    @abstractmethod
     def server(self) -> Server:
         """What is known of the server; may ask it, for nothing, and raise ModelError when it does not answer."""
 

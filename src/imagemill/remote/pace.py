@@ -14,10 +14,8 @@ Ending = Literal["ok", "limited", "overloaded", "other"]
 
 _START = 4
 """Calls in flight before the first answer: few enough that a wrong key costs little."""
-_LAST = 30
-"""Calls that tell how overloaded a server is."""
-_WIDER = 0.02
-"""Of the window, by which it grows while all of it succeeds, beside one call."""
+_NARROWLY, _WIDER = 0.5, 0.02
+"""Calls, and share of the window, by which it grows while all of it succeeds."""
 _SLOWER = 0.95
 """Of the rate, when a server is asked a little too fast."""
 _MUCH_SLOWER = 0.75
@@ -30,12 +28,18 @@ _SEARCH = 0.25
 """By what share a rate grows in a second while only one 429 is known: it may have been a burst."""
 _CATCH_UP = 1.2
 """Times the rate at which a pause is made up for."""
-_MUCH = 0.4
-"""To this share of the best pace of late; what still fails then, and is few, does not fail because of the pace."""
-_FEW = 0.3
-"""Of the last calls."""
+_BELOW = 0.9
+"""Of the rate of the last 429: below it another one is a stray, unless the limit has fallen."""
+_STRAYS = 3
+"""So many in turn, and 429s do not come of the pace."""
+_FEW = 0.15
+"""Of the last calls: what a fallen limit or a full server would refuse is more."""
+_MANY = 0.3
+"""Of the last calls: so many are no strays any more."""
+_LAST = 20
+"""Calls."""
 _PARDON = 60.0
-"""Seconds for which such failures change nothing; twice as long each time."""
+"""Seconds for which strays change nothing; twice as long each time."""
 
 
 @dataclass(slots=True)
@@ -65,42 +69,13 @@ class _Bucket:
         self.last = now
 
 
-class _Blame:
-    """Tells failures that slowing down helps against from those that come at any pace."""
-
-    def __init__(self) -> None:
-        self._recent: deque[bool] = deque(maxlen=20)
-        self._best = 0.0
-        self._at = self._until = -math.inf
-        self._pardon = _PARDON
-
-    def saw(self, failed: bool) -> None:
-        self._recent.append(failed)
-
-    def is_ours(self, pace: float, now: float) -> bool:
-        """Whether to slow down from `pace`, a rate or a window."""
-        few = sum(self._recent) <= _FEW * len(self._recent)
-        if now < self._until:
-            if few:
-                return False
-            self._until = now
-            self._best = 0.0
-        if self._best:
-            self._best *= 0.5 ** ((now - self._at) / _PARDON)
-        self._best, self._at = max(self._best, pace), now
-        if few and len(self._recent) == self._recent.maxlen and pace < _MUCH * self._best:
-            self._until, self._pardon = now + self._pardon, 2 * self._pardon
-            return False
-        return True
-
-
 class Pace:
     """Says when the next call may start.
 
-    Calls in flight grow by two with every success until a server is first overloaded; from then on by one for each
-    window of successes, and they shrink by half the share of overloads (as DCTCP, RFC 8257), so that the few which come
-    at any pace cost little. A rate is what the user declared, or is learned from the first 429 on: it falls with 429s
-    that tell something new, and grows the faster the longer there is none.
+    Calls in flight grow by two with every success until a server is overloaded. From then on they grow slowly and
+    shrink by half the share of overloads (as DCTCP, RFC 8257); the few that come at any pace change nothing.
+    A rate is what the user declared, or is learned from the first 429 on: it falls with 429s that tell something new,
+    and grows the faster the longer there is none.
     """
 
     def __init__(
@@ -120,8 +95,11 @@ class Pace:
         self._learned: _Bucket | None = None
         self._started: deque[float] = deque(maxlen=1000)
         self._not_before = self._narrowed = self._slowed = -math.inf
-        self._blame = _Blame()
-        self._overloads: deque[bool] = deque(maxlen=_LAST)
+        self._endings: deque[Ending] = deque(maxlen=_LAST)
+        self._held: list[float] = []
+        """Until when places of calls that met an overloaded server are not given away."""
+        self._strays = 0
+        self._pardon, self._pardoned = _PARDON, -math.inf
         self._latency = 0.0
         """Of calls that succeed, in seconds, a moving mean."""
         self._searching = True
@@ -130,9 +108,11 @@ class Pace:
 
     def wait(self) -> float | None:
         """Seconds until the next call may start; None when one in flight must end first."""
-        if self.in_flight >= int(self._window):
-            return None
         now = self._clock()
+        self._held = [until for until in self._held if until > now]
+        free = int(self._window) - self.in_flight
+        if free <= len(self._held):
+            return sorted(self._held)[-free] - now if free > 0 else None
         self._grow(now)
         waits = [bucket.wait(now) for bucket in (self._calls, self._images, self._learned) if bucket]
         return max(0.0, self._not_before - now, *waits)
@@ -151,35 +131,47 @@ class Pace:
         """Count the end of a call; `retry_after` is what the server said, in seconds."""
         now = self._clock()
         self.in_flight -= 1
-        self._blame.saw(ending == "limited")
-        self._overloads.append(ending == "overloaded")
+        self._endings.append(ending)
         if ending == "limited":
             if self._slow_down(started, now):
                 self._not_before = max(self._not_before, now + retry_after)
         elif ending == "overloaded":
-            share = sum(self._overloads) / len(self._overloads)
-            if share > _FEW:
+            share = self._share(ending)
+            # The place stays taken as long as a call that succeeds would take it, or one too many fails all the time.
+            self._held.append(max(now, started + self._latency))
+            if share >= _MANY:
                 self._not_before = max(self._not_before, now + retry_after)
-            # Not before the new window could show its effect.
-            if now - self._narrowed >= self._latency:
+            # A few come at any pace. And not before the new window could show its effect.
+            if share >= _FEW and now - self._narrowed >= self._latency:
                 self._window = max(1.0, self._window * (1 - share / 2))
                 self._narrowed, self._growing = now, False
         elif ending == "ok":
             self._latency += 0.1 * (now - started - self._latency)
-            self._window = min(self._most, self._window + (2 if self._growing else 1 / self._window + _WIDER))
+            self._window = min(self._most, self._window + (2 if self._growing else _NARROWLY / self._window + _WIDER))
+
+    def _share(self, ending: Ending) -> float:
+        return self._endings.count(ending) / _LAST
 
     def _slow_down(self, started: float, now: float) -> bool:
         """Learn from a 429; whether it has to do with the pace."""
-        recent = float(max(1, sum(now - at <= 1 for at in self._started)))
-        if not self._blame.is_ours(self._learned.rate if self._learned else recent, now):
-            self._learned = None
-            return False
+        few = self._share("limited") < _FEW
+        if now < self._pardoned:
+            if self._share("limited") < _MANY:
+                return False
+            self._pardoned = now
         if self._learned is None:
+            recent = float(max(1, sum(now - at <= 1 for at in self._started)))
             self._learned, self._searching = _Bucket(recent, tokens=0.0, at=now), True
         elif started < self._slowed:
             return True
         else:
             self._searching = False
+            stray = few and self._learned.rate < _BELOW * self._ceiling
+            self._strays = self._strays + 1 if stray else 0
+            if self._strays == _STRAYS:
+                self._learned, self._strays = None, 0
+                self._pardoned, self._pardon = now + self._pardon, 2 * self._pardon
+                return False
         bucket = self._learned
         bucket.fill(now)
         self._ceiling = bucket.rate
