@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ import imagemill as package
 from imagemill.dataset.calls import Calls, Unknown
 from imagemill.images import decode
 from imagemill.models.base import find_model
+from imagemill.models.hf import Hf
 from imagemill.models.openai import FAMILIES, Openai
 from imagemill.records import FailureReason, Request
 from imagemill.remote.client import CallFailed, checked_base_url, retry_after
@@ -517,6 +519,37 @@ def test_hugging_face_endpoints_are_called_with_every_parameter() -> None:
 def test_where_a_hugging_face_model_is_must_be_clear(parameters: dict[str, Any]) -> None:
     with pytest.raises(package.UsageError):
         package.generate(["a"], "out", model="hf:owner/name", **parameters)
+
+
+@pytest.mark.parametrize("provider", ["together", "fal-ai", "hf-inference", "nscale"])
+def test_every_provider_is_asked_in_its_own_words(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.hf_api import InferenceProviderMapping
+    from huggingface_hub.inference._providers import _common, hf_inference
+
+    # The library's own place for models that the hub does not know yet.
+    mapping = InferenceProviderMapping(
+        provider=provider, hf_model_id="owner/name", providerId="their/name", status="live", task="text-to-image"
+    )
+    monkeypatch.setitem(_common.HARDCODED_MODEL_INFERENCE_MAPPING, provider, {"owner/name": mapping})
+    monkeypatch.setattr(hf_inference, "_check_supported_task", lambda model, task: None)
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    options = {"provider": provider, "takes": ("seed", "size", "num_inference_steps"), "own_size": "64x64"}
+    model = find_model("hf:owner/name", options)
+    assert isinstance(model, Hf)
+    request = Request(0, 0, 1, "0", "a cat", "", 7, 64, 32, 9, 0.0, "")
+    if provider == "nscale":
+        with pytest.raises(CallFailed, match="takes no `num_inference_steps`"):
+            model.prepared(request)
+        request = replace(request, num_inference_steps=0)
+    url, body, headers = model.prepared(request)
+    assert url.startswith("https://router.huggingface.co/")
+    assert headers["authorization"] == "Bearer hf_x"
+    text = json.dumps(body)
+    assert '"a cat"' in text
+    assert "7" in text
+    assert "32" in text
+    assert ("9" in text) is (provider != "nscale")
+    assert "negative" not in text
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class Hf(Remote):
     async def pictures(self, client: Client, requests: Sequence[Request]) -> Sequence[Picture | CallFailed]:
         """Make one image."""
         (request,) = requests
-        url, body, headers = await asyncio.to_thread(self._prepared, request)
+        url, body, headers = await asyncio.to_thread(self.prepared, request)
         answer = await client.call("POST", url, self.most_bytes(requests), json=body, more_headers=headers)
         if answer.content_type.startswith("image/"):
             return [Picture(request, answer.body)]
@@ -121,8 +121,8 @@ class Hf(Remote):
         del client
         return False
 
-    def _prepared(self, request: Request) -> tuple[str, Any, dict[str, str]]:
-        """Address, body and further headers, in the provider's own dialect, which the hub's library knows."""
+    def prepared(self, request: Request) -> tuple[str, Any, dict[str, str]]:
+        """Return address, body and further headers, in the provider's own dialect, which the hub's library knows."""
         parameters = {
             "negative_prompt": request.negative_prompt or None,
             "width": request.width if "size" in self.takes else None,
@@ -141,9 +141,17 @@ class Hf(Remote):
 
         try:
             helper = get_provider_helper(cast("Any", self.provider), task="text-to-image", model=self.model)
-            prepared = helper.prepare_request(
-                inputs=request.prompt, parameters=given, headers={}, model=self.model, api_key=self.key()
-            )
+
+            def prepare(parameters: dict[str, Any]) -> Any:
+                return helper.prepare_request(
+                    inputs=request.prompt, parameters=parameters, headers={}, model=self.model, api_key=self.key()
+                )
+
+            prepared = prepare(given)
+            # A dialect that has no word for a parameter leaves it out in silence.
+            for name in given:
+                if prepare({**given, name: None}).json == prepared.json:
+                    raise CallFailed("bad_request", f"`{self.provider}` takes no `{name}`: leave it out")
         except HfHubHTTPError as error:
             raise CallFailed("model_gone", f"the hub does not know it: {error}") from None
         except (httpx2.HTTPError, OSError) as error:

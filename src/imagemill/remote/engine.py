@@ -10,7 +10,6 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Generic, Protocol, TypeVar
@@ -208,9 +207,13 @@ class _Run(Generic[Item, Done]):
                 taking.add_done_callback(lambda _: self._changed.set())
             wait = 0.5 if stopping else self._start_next()
             if wait > 0:
-                with suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(wait):
                         await self._changed.wait()
+                except TimeoutError:
+                    if taking and not (self._tasks or self._fresh or self._again):
+                        # More work may never come, as behind a server of ours: those who wait are told now.
+                        self._acquit()
         self._end()
 
     def _start_next(self) -> float:
