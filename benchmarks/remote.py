@@ -355,6 +355,8 @@ def contest(name: str, chosen: argparse.Namespace) -> Figures:
 
 def be(name: str, chosen: argparse.Namespace) -> None:
     """Work as a contender, in the process made for it."""
+    # A shell that starts the benchmark in the background has it ignore SIGINT, and who ignores it hands that down.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         CONTENDERS[name](Work(chosen.url, chosen.prompts, chosen.rate, Path(chosen.folder)))
 

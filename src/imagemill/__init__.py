@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imagemill.dataset import Counts, Dataset, Part
     from imagemill.dataset.verify import verify
-    from imagemill.errors import ImagemillError, LockedError, ModelError, OutOfSpace, SomeFailed, UsageError
+    from imagemill.errors import (
+        ImagemillError,
+        LimitReached,
+        LockedError,
+        ModelError,
+        OutOfSpace,
+        SomeFailed,
+        UsageError,
+    )
     from imagemill.operators.generate import generate, retry
     from imagemill.reproduction import Reproduction, reproduce
 
@@ -15,6 +23,7 @@ __all__ = [
     "Counts",
     "Dataset",
     "ImagemillError",
+    "LimitReached",
     "LockedError",
     "ModelError",
     "OutOfSpace",

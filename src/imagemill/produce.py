@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -141,17 +141,38 @@ def _make_images(model: Model, output: Output, work: Iterable[Batch], sink: Sink
         if error:
             errors.append(error)
         else:
-            sink(future.result())
+            outcome = future.result()
+            sink(outcome)
+            if outcome.record:
+                calls.stored(Path(outcome.record["file_name"]).stem)
 
-    results = model.make(work, Calls(output.folder)) if isinstance(model, Remote) else model.make(work)
+    calls = Calls(output.folder)
+    results = model.make(work, calls) if isinstance(model, Remote) else model.make(work)
     with ThreadPoolExecutor(threads, "imagemill-encode") as pool:
-        for result in results:
-            if errors:
-                break
+
+        def store(result: Result) -> None:
             slots.acquire()
             pool.submit(_store, output, result).add_done_callback(stored)
+
+        try:
+            for result in results:
+                if errors:
+                    break
+                store(result)
+        except KeyboardInterrupt as interrupt:
+            # What a server is being paid for is kept; a second interrupt has its usual effect.
+            for result in _rest(results, interrupt):
+                store(result)
     if errors:
         raise errors[0]
+
+
+def _rest(results: Iterator[Result], interrupt: KeyboardInterrupt) -> Iterator[Result]:
+    """What a model still yields after it has been told to stop; raises the interrupt in the end."""
+    if isinstance(results, Generator):
+        yield results.throw(interrupt)
+        yield from results
+    raise interrupt
 
 
 def _store(output: Output, result: Result) -> _Outcome:

@@ -37,10 +37,10 @@ def status(arguments: Sequence[str]) -> int:
         ),
     ]
     unknown = data["unknown_outcome"]
-    if unknown["calls"]:
+    if unknown["images"]:
         cost = "at a price nobody knows" if unknown["cost"] is None else f"up to ${unknown['cost']:.2f}"
         now = "in flight, or " if data["writer"] else ""
-        lines.append(f"{number(unknown['calls'], 'call')} {now}with unknown outcome: may have been charged, {cost}")
+        lines.append(f"{number(unknown['images'], 'image')} {now}that did not come: may have been charged, {cost}")
     if data["writer"]:
         lines.append(f"being written by {data['writer']}")
     Terminal(as_json=parsed.json).data(data, "\n".join(lines))

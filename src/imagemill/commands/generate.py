@@ -121,9 +121,9 @@ def retry(arguments: Sequence[str]) -> int:
     parser = dataset_parser("retry")
     parser.add_argument("--reason", action="append", default=[], help="only those that failed so; may be repeated")
     add_workers(parser)
-    # Asked for help, the parser has no dataset yet, and shows what every model has.
-    wanted = not {"-h", "--help"} & set(arguments)
-    model = type(model_of(Dataset(parser.parse_known_args(arguments)[0].dataset))) if wanted else None
+    # How a model can be called is known when its dataset is.
+    there = [argument for argument in arguments if (Path(argument) / "job.toml").is_file()]
+    model = type(model_of(Dataset(there[0]))) if there else None
     if model:
         written = {name for name, field in model.model_fields.items() if not field.exclude}
         add_parameters(parser, f"how the model `{model.component_name()}` is called this time", model, skip=written)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +27,8 @@ def models(arguments: Sequence[str]) -> int:
         help="ask the server of `openai:NAME` or `hf:NAME`, with two small calls that may "
         "be charged, what it honours, and remember it",
     )
-    named = [argument for argument in arguments if re.match(r"[a-z_]+:(?!//)", argument)]
+    known = set(component_names("models"))
+    named = [argument for argument in arguments if ":" in argument and argument.partition(":")[0] in known]
     model = type(find_model(named[0], {})) if named and "--probe" in arguments else None
     if model:
         add_parameters(parser, f"the model `{model.component_name()}`", model)
@@ -59,7 +59,7 @@ def _probe(terminal: Terminal, name: str | None, parameters: dict[str, Any]) -> 
     model = find_model(name, parameters) if name else None
     if not isinstance(model, Remote):
         raise UsageError("`--probe` asks a server", "name its model: `openai:NAME` or `hf:NAME`")
-    model.ready()
+    model.ready(workers=1)
     found = probe(model)
     takes = ", ".join(found.takes) or "nothing of what can be asked"
     terminal.data(asdict(found), f"{name} at {model.address()} honours: {takes}; its size: {found.own_size}")

@@ -13,9 +13,9 @@ from imagemill.dataset.files import append_lines, encode_lines, read_lines, writ
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Calls that may have been charged and brought no image."""
+    """Images that may have been charged and did not come."""
 
-    calls: int = 0
+    images: int = 0
     cost: float | None = 0.0
     """Dollars; None when the price of one is not known."""
 
@@ -26,16 +26,29 @@ class Calls:
     def __init__(self, folder: Path) -> None:
         self.path = folder / ".imagemill" / "calls.jsonl"
         self._lock = threading.Lock()
+        self._waiting: set[str] = set()
+        """Asked for by this process, and neither given up nor stored."""
 
     def opened(self, names: Sequence[str], cost: float | None, batch: str = "") -> None:
         """A call for these images is about to be made, or a batch of calls with this token handed in."""
         with self._lock:
             append_lines(self.path, [{"names": list(names), "cost": cost, **({"batch": batch} if batch else {})}])
+            self._waiting |= set(names)
 
     def closed(self, names: Sequence[str], paid: bool | None) -> None:
         """It has ended without them; `paid` is None when nobody knows whether it is charged for."""
         with self._lock:
             append_lines(self.path, [{"names": list(names), "closed": True, "paid": paid}])
+            self._waiting -= set(names)
+
+    def stored(self, name: str) -> None:
+        """The image is on disk."""
+        with self._lock:
+            self._waiting.discard(name)
+
+    def waiting(self) -> int:
+        """Count images that this process has asked for, and neither given up nor stored."""
+        return len(self._waiting)
 
     def batches(self) -> dict[str, list[str]]:
         """Batches that were handed in, with the images that have not come back, by token."""
@@ -73,6 +86,6 @@ class Calls:
                     waiting[name] = share, line.get("batch", "")
                 elif name in waiting:
                     cost, _ = waiting.pop(name)
-                    if line["paid"] is None:
+                    if line["paid"] is not False:
                         kept.append({"unknown": name, "cost": cost})
         return {name: value for name, value in waiting.items() if name not in ended}, kept

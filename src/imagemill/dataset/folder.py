@@ -310,7 +310,7 @@ class Dataset:
     def unknown_outcome(self) -> Unknown:
         """Count the calls to a server that may have been charged without an image to show."""
         calls = Calls(self.folder)
-        return calls.unknown(self._ended_names()) if calls.path.exists() else Unknown()
+        return calls.unknown(self._made_names()) if calls.path.exists() else Unknown()
 
     def ended(self, part: Part, failures: Mapping[str, Any]) -> set[str]:
         """Return the names of the requests of a part that ended, with or without an image."""
@@ -350,11 +350,10 @@ class Dataset:
         """Keep of the journal of paid calls only those whose outcome is unknown, when none is in flight."""
         calls = Calls(self.folder)
         if calls.path.exists():
-            calls.settle(self._ended_names())
+            calls.settle(self._made_names())
 
-    def _ended_names(self) -> set[str]:
-        failures = self.failures()
-        return {name for part in self.parts for name in self.ended(part, failures)}
+    def _made_names(self) -> set[str]:
+        return {Path(record["file_name"]).stem for record in self}
 
 
 def failure_line(request: Request, reason: str, message: str) -> dict[str, Any]:

@@ -124,9 +124,9 @@ class Model(Component, ABC):
         found = {size: chosen.get(size) or min(info.batch_size, count) for size, count in sizes.items()}
         return Measured(found, info.reproducibility)
 
-    def ready(self) -> None:
+    def ready(self, workers: int) -> None:
         """Raise UsageError when something is missing that a plan can do without, such as a key."""
-        return
+        del workers
 
     def cost(self, request: Request) -> float | None:
         """Dollars that one image costs; None when nobody knows."""

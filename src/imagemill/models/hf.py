@@ -15,7 +15,7 @@ from imagemill.environment import package_version
 from imagemill.errors import MissingExtra, ModelError, UsageError, did_you_mean
 from imagemill.models.base import ModelInfo
 from imagemill.records import Request
-from imagemill.remote.client import CallFailed, Client, checked_base_url
+from imagemill.remote.client import CallFailed, Client, checked_base_url, told
 from imagemill.remote.model import Picture, Remote, decoded, image_of
 from imagemill.remote.servers import Server, remembered
 
@@ -24,10 +24,15 @@ _TAKES = ("negative_prompt", "num_inference_steps", "guidance_scale", "size")
 """What the protocol has; whether a seed is heeded differs between providers, and only a probe tells."""
 
 
+_POLLED = {"wavespeed", "zai-org"}
+"""Providers that answer with a task to ask after, which is not done here."""
+
+
 class Hf(Remote):
     """Hugging Face Inference Providers and Endpoints; the key comes from HF_TOKEN."""
 
     key_variable: ClassVar[str] = "HF_TOKEN"
+    several: ClassVar[bool] = False
 
     model: str = Field(min_length=1)
     """The model's id on the hub, such as `black-forest-labs/FLUX.1-schnell`."""
@@ -114,7 +119,7 @@ class Hf(Remote):
         answer = await client.call("POST", url, self.most_bytes(requests), json=body, more_headers=headers)
         if answer.content_type.startswith("image/"):
             return [Picture(request, answer.body)]
-        return [Picture(request, await _image_in(client, answer.json()))]
+        return [Picture(request, await image_in(client, answer.json()))]
 
     async def edits(self, client: Client) -> bool:
         """Not with this protocol."""
@@ -153,7 +158,8 @@ class Hf(Remote):
                 if prepare({**given, name: None}).json == prepared.json:
                     raise CallFailed("bad_request", f"`{self.provider}` takes no `{name}`: leave it out")
         except HfHubHTTPError as error:
-            raise CallFailed("model_gone", f"the hub does not know it: {error}") from None
+            failure = told(error.response.status_code, error.response.headers, b"")
+            raise CallFailed(failure.reason, f"the hub: {error}", again=failure.again) from None
         except (httpx2.HTTPError, OSError) as error:
             raise CallFailed("unreachable", f"the hub cannot be asked for providers: {error}", again=True) from None
         except ValueError as error:
@@ -167,7 +173,7 @@ def _providers() -> list[str]:
         raise MissingExtra("huggingface_hub", "imagemill[remote]")
     from huggingface_hub.inference._providers import PROVIDERS
 
-    return [name for name, tasks in PROVIDERS.items() if "text-to-image" in tasks]
+    return [name for name, tasks in PROVIDERS.items() if "text-to-image" in tasks and name not in _POLLED]
 
 
 @lru_cache(maxsize=16)
@@ -189,9 +195,11 @@ def _endpoint(name: str, namespace: str | None, token: str) -> str:
     return str(endpoint.url).rstrip("/")
 
 
-async def _image_in(client: Client, answer: Any) -> bytes:
+async def image_in(client: Client, answer: Any) -> bytes:
     """The file in an answer, whichever way a provider puts it; raises CallFailed."""
     found: Any = answer
+    if isinstance(answer, dict) and "output" in answer and answer["output"] is None:
+        raise CallFailed("timeout", "the provider has begun and not ended in time", paid=None)
     for _ in range(4):
         if isinstance(found, str):
             return await image_of(client, {"url": found}) if found.startswith("http") else decoded(found)

@@ -106,6 +106,7 @@ _ANY = Family(
     }
 )
 """A model of somebody else's server."""
+_CHOICES = ("quality", "style", "background", "response_format", "output_format")
 _DEFAULT_QUALITY = {"dall-e-3": "standard", "dall-e-2": "standard"}
 
 
@@ -122,7 +123,7 @@ class Openai(Remote):
     """`vivid` or `natural`, where the model has styles."""
     background: str | None = None
     """`opaque`, `transparent` or `auto`, where the model lets you choose."""
-    response_format: Literal["b64_json", "url"] = "b64_json"
+    response_format: Literal["b64_json", "url"] | None = None
     """Whether images come in the answer or behind a URL, where the model lets you choose."""
     output_format: str | None = None
     """File format of what the server sends: `png`, `jpeg` or `webp`, where the model lets you choose."""
@@ -135,7 +136,7 @@ class Openai(Remote):
     def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
         """Also refuse, before any call, what the model does not know."""
         family = self.family()
-        for name in ("quality", "style", "background", "output_format"):
+        for name in _CHOICES:
             value = getattr(self, name)
             allowed = family.values.get(name, ())
             if value is None or value in allowed:
@@ -150,9 +151,7 @@ class Openai(Remote):
             raise UsageError("`background`: JPEG has no transparency", "take `--output-format png` or `webp`")
         address = self.address()
         # What the environment says is written down, so that a retry asks the same server.
-        return super(Openai, self.model_copy(update={"base_url": None if address == _OFFICIAL else address})).resolve(
-            known, workers
-        )
+        return super(Openai, self.model_copy(update={"base_url": address})).resolve(known, workers)
 
     def info(self) -> ModelInfo:
         """What is known of it without a call."""
@@ -185,10 +184,7 @@ class Openai(Remote):
 
     def family(self) -> Family:
         """What models of this name take."""
-        if self.address() == _OFFICIAL:
-            found = next((family for name, family in FAMILIES.items() if self.model.startswith(name)), None)
-            return found or _ANY
-        return _ANY
+        return next((family for name, family in FAMILIES.items() if self.model.startswith(name)), _ANY)
 
     def needs_key(self) -> bool:
         """Whether it is OpenAI's own."""
@@ -233,13 +229,10 @@ class Openai(Remote):
     def body(self, requests: Sequence[Request]) -> dict[str, Any]:
         """What a call for these requests says, images left out; only what the model takes."""
         first, takes = requests[0], self.takes
-        family = self.family()
         said: dict[str, Any] = {"prompt": first.prompt, "model": self.model, "n": len(requests)}
         if "size" in takes:
             said["size"] = f"{first.width}x{first.height}"
-        if "response_format" in family.values:
-            said["response_format"] = self.response_format
-        for name in ("quality", "style", "background", "output_format"):
+        for name in _CHOICES:
             if (value := getattr(self, name)) is not None:
                 said[name] = value
         if "seed" in takes:
@@ -327,11 +320,15 @@ def _files(request: Request) -> list[tuple[str, tuple[str, bytes]]]:
         raise CallFailed("bad_request", f"`{error.filename}` cannot be read: {error.strerror}") from None
 
 
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1e6 else 0.0
+
+
 def _completed(request: Request, told: Mapping[str, Any]) -> Request:
     """The request with what the server says it has used, where nothing was asked for."""
     return replace(
         request,
-        num_inference_steps=request.num_inference_steps or int(told.get("num_inference_steps") or 0),
-        guidance_scale=request.guidance_scale or float(told.get("guidance_scale") or 0.0),
+        num_inference_steps=request.num_inference_steps or int(_number(told.get("num_inference_steps"))),
+        guidance_scale=request.guidance_scale or _number(told.get("guidance_scale")),
         scheduler=request.scheduler or str(told.get("scheduler") or ""),
     )

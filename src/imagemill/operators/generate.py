@@ -82,12 +82,12 @@ class Prepared:
         pixels = steps = 0
         for request in self.plan.requests():
             pixels += request.width * request.height
-            steps += request.width * request.height * request.num_inference_steps
+            steps += request.width * request.height * (request.num_inference_steps or 1)
         own = self.info.width * self.info.height
         seconds = size = None
         if self.info.seconds_per_image is not None:
             share = self.pending / (len(self.plan) * self.executor.workers)
-            seconds = self.info.seconds_per_image * steps / (own * self.info.num_inference_steps) * share
+            seconds = self.info.seconds_per_image * steps / (own * (self.info.num_inference_steps or 1)) * share
         if self.info.bytes_per_image is not None:
             size = round(self.info.bytes_per_image * pixels / own)
         return seconds, size
@@ -99,9 +99,10 @@ class Prepared:
         return sum(known) * self.pending / len(costs) if len(known) == len(costs) else None
 
     def calls(self) -> int:
-        """How many calls or single images the plan comes to, where a call can bring several of one prompt."""
+        """Guess the calls that are left, where one can bring several images of a prompt."""
         same = groupby(self.plan.requests(), lambda request: (request.row, request.prompt, request.size))
-        return sum(-(-len(list(group)) // self.info.batch_size) for _, group in same)
+        calls = sum(-(-len(list(group)) // self.info.batch_size) for _, group in same)
+        return round(calls * self.pending / len(self.plan))
 
     @property
     def pending(self) -> int:
@@ -172,7 +173,7 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
     Raises LockedError, OutOfSpace, ModelError and LimitReached.
     """
     folder = prepared.output.folder
-    prepared.model.ready()
+    prepared.model.ready(prepared.executor.workers)
     with Dataset.create(folder):
         path = folder / "job.toml"
         if path.is_file():
@@ -258,7 +259,7 @@ def retry(
             failed_request(failure) for failure in failures.values() if not reasons or failure["reason"] in reasons
         ]
         model, output = restore(dataset, settings)
-        model.ready()
+        model.ready(executor.workers)
         for number in sorted({request.part for request in requests}):
             dataset.part(number).unseal()
         if not requests:
@@ -380,10 +381,10 @@ def _as_received(options: Generate, info: ModelInfo) -> Generate:
 def _unknown(folder: Path, exists: bool) -> list[str]:
     """Say what an earlier run may have paid for in vain."""
     unknown = Dataset(folder).unknown_outcome() if exists else None
-    if not unknown or not unknown.calls:
+    if not unknown or not unknown.images:
         return []
     cost = "at a price nobody knows" if unknown.cost is None else f"up to ${unknown.cost:.2f}"
-    return [f"unknown_outcome: {unknown.calls:,} calls of earlier runs may have been charged ({cost}) without an image"]
+    return [f"unknown_outcome: {unknown.images:,} images that did not come may have been charged ({cost})"]
 
 
 def _left_out(unused: Iterable[str], options: Generate, rows: Iterable[Row], info: ModelInfo) -> list[str]:

@@ -29,6 +29,8 @@ _MOST = 500
 """Calls of a batch: its answer is a file with all their images."""
 _AT_ONCE = 32
 """Lines of an answer that are in memory."""
+_REFUSED = {"auth", "bad_request", "model_gone", "no_credit", "rate_limited"}
+"""Reasons after which the server surely has not done it."""
 _ENDED = {"completed", "failed", "expired", "cancelled"}
 _ENDPOINT = "/v1/images/generations"
 
@@ -56,25 +58,27 @@ class Batches:
         there = {name for names in running.values() for name in names}
         waiting = [name for name in self._requests if name not in there]
         while running or waiting:
-            while waiting:
-                chunk, waiting = waiting[:_MOST], waiting[_MOST:]
+            while waiting and (chunk := self._affordable(waiting[:_MOST], wait=bool(running))):
+                waiting = waiting[len(chunk) :]
                 running[self._hand_in(chunk)] = chunk
             for batch_id in list(running):
                 batch = self._patient(partial(self._batch, batch_id=batch_id))
                 if batch["status"] not in _ENDED:
                     continue
                 names = [name for name in running.pop(batch_id) if name in self._requests]
-                for name, outcome in self._outcomes(batch, names):
+                for name, outcome in self._ended(batch, names):
                     if isinstance(outcome, Result):
                         yield outcome
-                    elif outcome.again and self._tries.get(name, 0) < self._model.max_retries:
-                        self._journal.closed([name], outcome.paid)
-                        self._tries[name] = self._tries.get(name, 0) + 1
+                        continue
+                    self._journal.closed([name], outcome.paid)
+                    if outcome.paid is False:
+                        self._committed -= self._cost([name]) or 0.0
+                    self._tries[name] = self._tries.get(name, 0) + 1
+                    if outcome.again and self._tries[name] <= self._model.max_retries:
                         waiting.append(name)
                     else:
-                        self._journal.closed([name], outcome.paid)
                         yield Result(self._requests[name], reason=outcome.reason, message=outcome.message)
-            if running and not waiting:
+            if running:
                 time.sleep(self._poll)
 
     def _taken_up(self) -> dict[str, list[str]]:
@@ -86,16 +90,35 @@ class Batches:
                 self._journal.closed(list(names), False)
         return {there[token]: list(names) for token, names in open_batches.items() if token in there}
 
+    def _cost(self, names: Sequence[str]) -> float | None:
+        costs = [self._model.cost(self._requests[name]) for name in names]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if len(known) == len(costs) else None
+
+    def _affordable(self, names: Sequence[str], wait: bool) -> list[str]:
+        """As many as the budget bears; raises LimitReached when it bears none and nothing is to be waited for."""
+        most = self._model.max_cost
+        if most is None:
+            return list(names)
+        cost, chosen = 0.0, []
+        for name in names:
+            each = self._cost([name])
+            if each is None:
+                raise LimitReached("`max_cost`: nobody knows what the next call costs", "say it with `--price`")
+            cost += each
+            if self._committed + cost > most + 1e-9:
+                break
+            chosen.append(name)
+        if not chosen and not wait:
+            raise LimitReached(
+                f"the next call would exceed `max_cost`: ${self._committed:.2f} of ${most:.2f} are committed",
+                "everything made is kept; the same command goes on",
+            )
+        return chosen
+
     def _hand_in(self, names: Sequence[str]) -> str:
         """Make a batch and return its id."""
-        costs = [self._model.cost(self._requests[name]) for name in names]
-        cost = sum(known) if len(known := [cost for cost in costs if cost is not None]) == len(costs) else None
-        most = self._model.max_cost
-        if most is not None and self._committed + (cost or 0.0) > most + 1e-9:
-            raise LimitReached(
-                f"the next batch would exceed `max_cost`: ${self._committed:.2f} of ${most:.2f} are committed",
-                "everything made or handed in is kept; the same command goes on",
-            )
+        cost = self._cost(names)
         self._committed += cost or 0.0
         lines = [
             {"custom_id": name, "method": "POST", "url": _ENDPOINT, "body": self._body([self._requests[name]])}
@@ -104,23 +127,27 @@ class Batches:
         content = "".join(json.dumps(line) + "\n" for line in lines).encode()
         address, token = self._model.address(), secrets.token_hex(12)
 
-        async def create(client: Client) -> Any:
+        async def upload(client: Client) -> Any:
             file = ("batch.jsonl", content, "application/jsonl")
-            uploaded = await client.call("POST", f"{address}/files", data={"purpose": "batch"}, files={"file": file})
+            answer = await client.call("POST", f"{address}/files", data={"purpose": "batch"}, files={"file": file})
+            return answer.json()["id"]
+
+        async def create(client: Client) -> Any:
             body = {
-                "input_file_id": uploaded.json()["id"],
+                "input_file_id": uploaded,
                 "endpoint": _ENDPOINT,
                 "completion_window": "24h",
                 "metadata": {"imagemill": token},
             }
             return (await client.call("POST", f"{address}/batches", json=body)).json()["id"]
 
+        uploaded = self._patient(upload)
         self._journal.opened(names, cost, token)
         try:
             # Not tried again here: after a broken connection only the server knows whether it has the batch.
             return str(run_once(self._model.client, create))
         except CallFailed as error:
-            if error.paid is not None:
+            if error.reason in _REFUSED:
                 self._journal.closed(list(names), False)
             raise ModelError(
                 f"the batch was not taken: {error.reason}: {error.message}", "the same command continues"
@@ -144,47 +171,62 @@ class Batches:
     async def _batch(self, client: Client, batch_id: str) -> Any:
         return (await client.call("GET", f"{self._model.address()}/batches/{batch_id}")).json()
 
-    def _outcomes(self, batch: dict[str, Any], names: Sequence[str]) -> Iterator[tuple[str, Result | CallFailed]]:
-        """What came of each call of a batch that has ended."""
+    def _ended(self, batch: dict[str, Any], names: Sequence[str]) -> Iterator[tuple[str, Result | CallFailed]]:
+        """What came of every call of a batch that has ended, failures last; raises ModelError when all were refused."""
+        errors = (batch.get("errors") or {}).get("data") or [{}]
+        text = errors[0].get("message") or f"the batch is {batch['status']}"
+        if batch["status"] == "failed":
+            self._journal.closed(list(names), False)
+            raise ModelError(f"the server has refused the batch: {text}", "the same command hands it in again")
         left = dict.fromkeys(names)
+        failures: dict[str, CallFailed] = {}
         for kind in ("output_file_id", "error_file_id"):
             if not batch.get(kind):
                 continue
             with tempfile.TemporaryDirectory(prefix="imagemill-") as folder:
                 path = Path(folder) / "answers.jsonl"
                 url = f"{self._model.address()}/files/{batch[kind]}/content"
-                self._patient(partial(Client.download, url=url, path=path))
+                most = 2**20 + self._model.most_bytes([self._requests[name] for name in names])
+                self._patient(partial(Client.download, url=url, path=path, most=most))
                 with path.open("rb") as lines:
                     while some := list(islice(lines, _AT_ONCE)):
-                        for name, outcome in self._patient(partial(self._outcomes_of, lines=some)):
-                            if name in left:
-                                del left[name]
+                        for name, outcome in self._patient(partial(self._outcomes, lines=some)):
+                            if name not in left:
+                                continue
+                            del left[name]
+                            if isinstance(outcome, Result):
                                 yield name, outcome
-        errors = (batch.get("errors") or {}).get("data") or [{}]
-        text = errors[0].get("message") or f"the batch is {batch['status']}"
-        for name in left:
-            if batch["status"] == "failed":
-                yield name, CallFailed("bad_request", text)
-            else:
-                yield name, CallFailed("timeout", text, again=batch["status"] == "expired")
+                            else:
+                                failures[name] = outcome
+        refused = [failure for failure in failures.values() if failure.reason in _REFUSED - {"bad_request"}]
+        if refused and len(refused) == len(names):
+            self._journal.closed(list(names), False)
+            raise ModelError(f"the server refuses every call: {refused[0].message}", "the same command continues")
+        again = batch["status"] in {"expired", "completed"}
+        failures |= dict.fromkeys(left, CallFailed("timeout", f"no answer: {text}", again=again))
+        yield from failures.items()
 
-    async def _outcomes_of(self, client: Client, lines: Sequence[bytes]) -> list[tuple[str, Result | CallFailed]]:
+    async def _outcomes(self, client: Client, lines: Sequence[bytes]) -> list[tuple[str, Result | CallFailed]]:
         return [await self._outcome(client, line) for line in lines]
 
     async def _outcome(self, client: Client, line: bytes) -> tuple[str, Result | CallFailed]:
-        answer = json.loads(line)
-        name = str(answer.get("custom_id"))
-        response = answer.get("response") or {}
-        request = self._requests.get(name)
-        if request is None:
-            return "", CallFailed("server_error", "not asked for")
-        if response.get("status_code") != 200:
-            body = json.dumps(response.get("body") or {"error": answer.get("error")}).encode()
-            return name, told(response.get("status_code") or 500, {}, body)
         try:
-            (outcome,) = await self._read(client, [request], response["body"])
+            answer = json.loads(line)
+            name = str(answer["custom_id"])
+            response = answer.get("response") or {}
+            status, body = response.get("status_code") or 500, response.get("body") or {"error": answer.get("error")}
+            request = self._requests[name]
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            # A line of nobody; whose it was, has no answer.
+            return "", CallFailed("server_error", "the line makes no sense")
+        try:
+            if status != 200:
+                raise told(int(status), {}, json.dumps(body).encode())
+            (outcome,) = await self._read(client, [request], body)
         except CallFailed as error:
-            return name, error
+            outcome = error
+        if isinstance(outcome, CallFailed):
+            outcome.message = client.redacted(outcome.message)
         return name, outcome
 
     def _patient(self, ask: Callable[[Client], Awaitable[Found]]) -> Found:

@@ -6,9 +6,10 @@ import asyncio
 import email.utils
 import ipaddress
 import json
+import math
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,12 @@ _SLOW = 30.0
 """Seconds in which a body must bring `_LEAST` bytes."""
 _LEAST = 30_000
 _REDIRECTS = 3
+_FETCHES = 4
+"""Tries to fetch an image that is made already."""
+_LONGEST_REST = 3600.0
+"""Seconds that a server's word counts; one that wants more is asked again after these."""
+_UNSURE = {408, 502, 504, *range(520, 525)}
+"""A gateway's answers: what is behind it may have done the work."""
 _BLOCKED = {"moderation_blocked", "content_policy_violation", "content_filter", "safety_violation"}
 """What servers call a prompt or a picture that they refuse."""
 _NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "insufficient_credits"}
@@ -62,7 +69,7 @@ class CallFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server sent back with a status of 200."""
+    """What a server sent back when all went well."""
 
     body: bytes
     content_type: str
@@ -71,7 +78,7 @@ class Answer:
         """Parse the body; raises CallFailed."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             shown = self.body[:80].decode("utf-8", "replace")
             raise CallFailed("server_error", f"the answer is no JSON: {shown!r}", again=True, paid=None) from None
 
@@ -129,18 +136,27 @@ class Client:
                 "timeout", f"no answer in {self._timeout:g} s", again=True, paid=None, ending="overloaded"
             ) from None
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise CallFailed(
-                "unreachable", self.redacted(f"no connection: {error}"), again=True, ending="overloaded"
-            ) from None
+            raise CallFailed("unreachable", f"no connection: {error}", again=True, ending="overloaded") from None
         except (httpx2.HTTPError, OSError) as error:
             text = f"the connection broke: {type(error).__name__}: {error}"
-            raise CallFailed("server_error", self.redacted(text), again=True, paid=None, ending="overloaded") from None
+            raise CallFailed("server_error", text, again=True, paid=None, ending="overloaded") from None
 
     async def fetch(self, url: str) -> bytes:
         """Fetch an image that the server has named; raises CallFailed.
 
-        From the server's own host, or over https from a public address; every redirect is looked at again.
+        From the server's own host, or over https from a public address; every redirect is looked at again. What passes
+        is tried again here: the image is paid for, and must not be asked for anew.
         """
+        for attempt in range(_FETCHES):
+            try:
+                return await self._fetched(url)
+            except CallFailed as error:
+                if not error.again or attempt + 1 == _FETCHES:
+                    raise CallFailed("bad_image", f"its URL: {error.message}", paid=True) from None
+                await asyncio.sleep(max(error.retry_after, 0.5 * 2**attempt))
+        raise AssertionError
+
+    async def _fetched(self, url: str) -> bytes:
         import httpx2
 
         try:
@@ -158,29 +174,35 @@ class Client:
                         return (await self._read(response, MAX_BYTES)).body
                     await response.aclose()
                     url = urljoin(url, response.headers.get("Location", ""))
-        except CallFailed as error:
-            raise CallFailed("bad_image", f"its URL: {error.message}", again=True, paid=True) from None
         except TimeoutError:
-            raise CallFailed("timeout", f"no image in {self._timeout:g} s", again=True, paid=True) from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
-            raise CallFailed("bad_image", f"its URL cannot be fetched: {error}", again=True, paid=True) from None
-        raise CallFailed("bad_image", f"its URL is redirected more than {_REDIRECTS} times", again=True, paid=True)
+            raise CallFailed("timeout", f"nothing in {self._timeout:g} s", again=True) from None
+        except (httpx2.HTTPError, OSError) as error:
+            raise CallFailed("server_error", f"{type(error).__name__}: {error}", again=True) from None
+        except (httpx2.InvalidURL, ValueError) as error:
+            raise CallFailed("bad_image", str(error)) from None
+        raise CallFailed("bad_image", f"it is redirected more than {_REDIRECTS} times")
 
     def redacted(self, text: str) -> str:
         """A server's text without the key, and not too long."""
         return (text.replace(self._secret, "***") if self._secret else text)[:500]
 
     async def _read(self, response: httpx2.Response, most: int) -> Answer:
+        good = response.is_success
         try:
-            body = await _body(response, most if response.status_code == 200 else 100_000)
+            body = await _body(response, most)
+        except CallFailed:
+            if good:
+                raise
+            # The status says enough.
+            body = b""
         finally:
             await response.aclose()
-        if response.status_code == 200:
+        if good:
             return Answer(body, response.headers.get("Content-Type", "").partition(";")[0].strip().lower())
-        raise told(response.status_code, response.headers, body, self.redacted)
+        raise told(response.status_code, response.headers, body)
 
-    async def download(self, url: str, path: Path) -> None:
-        """Write what a URL of the server holds into a file; raises CallFailed."""
+    async def download(self, url: str, path: Path, most: int) -> None:
+        """Write what a URL of the server holds into a file, at most `most` bytes; raises CallFailed."""
         import httpx2
 
         try:
@@ -188,36 +210,43 @@ class Client:
             response = await self._client.send(request, stream=True)
             try:
                 if response.status_code != 200:
-                    raise told(response.status_code, response.headers, await _body(response, 100_000), self.redacted)
+                    raise told(response.status_code, response.headers, await _body(response, 100_000))
                 with path.open("wb") as file:
+                    size = 0
                     async for part in _parts(response):
+                        size += len(part)
+                        if size > most:
+                            raise CallFailed("server_error", f"the file has more than {most:,} bytes")
                         file.write(part)
             finally:
                 await response.aclose()
-        except httpx2.HTTPError as error:
-            raise CallFailed("server_error", self.redacted(f"the download broke: {error}"), again=True) from None
+        except (httpx2.HTTPError, OSError, TimeoutError) as error:
+            raise CallFailed(
+                "server_error", f"the download broke: {type(error).__name__}: {error}", again=True
+            ) from None
 
 
-def told(
-    status: int, headers: Mapping[str, str], body: bytes, redacted: Callable[[str], str] = lambda text: text[:500]
-) -> CallFailed:
-    """What a status other than 200 means."""
+def told(status: int, headers: Mapping[str, str], body: bytes) -> CallFailed:
+    """What a status means that tells of no success."""
     code, text = _error_of(body)
-    message = redacted(f"{status}: {text}" if text else f"status {status}")
-    wait = retry_after(headers)
+    message = f"{status}: {text}" if text else f"status {status}"
     if code in _NO_CREDIT or status == 402:
         return CallFailed("no_credit", message)
     if status in {401, 403}:
         return CallFailed("auth", message)
     if status in {404, 405, 410}:
         return CallFailed("model_gone", message)
+    if 300 <= status < 400:
+        return CallFailed("model_gone", f"{status}: it is elsewhere: {headers.get('Location', '')[:200]}")
+    wait = retry_after(headers)
+    paid = None if status in _UNSURE else False
     if status == 429:
         return CallFailed("rate_limited", message, again=True, ending="limited", retry_after=wait)
     if status == 408:
-        return CallFailed("timeout", message, again=True, ending="overloaded", retry_after=wait)
-    if status == 409 or status >= 500 or status < 400:
+        return CallFailed("timeout", message, again=True, paid=paid, ending="overloaded", retry_after=wait)
+    if status == 409 or status >= 500:
         ending: Ending = "overloaded" if status in {503, 504, 529} else "other"
-        return CallFailed("server_error", message, again=True, ending=ending, retry_after=wait)
+        return CallFailed("server_error", message, again=True, paid=paid, ending=ending, retry_after=wait)
     if code in _BLOCKED or "safety system" in text or "content policy" in text:
         return CallFailed("moderation_blocked", message)
     return CallFailed("bad_request", message)
@@ -227,19 +256,17 @@ def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date (RFC 9110)."""
     milliseconds, text = headers.get("retry-after-ms", ""), headers.get("Retry-After", "")
     try:
-        if milliseconds:
-            return max(0.0, float(milliseconds) / 1000)
-        return max(0.0, float(text)) if text else 0.0
+        wait = float(milliseconds) / 1000 if milliseconds else float(text or 0)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
+        try:
+            wait = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            wait = 0.0
+    return min(_LONGEST_REST, max(0.0, wait)) if math.isfinite(wait) else 0.0
 
 
 def checked_base_url(url: str) -> str:
-    """A server's address as it is written down: with one `/v1`, without anything secret; raises UsageError."""
+    """A server's address as it is written down; raises UsageError for one that holds a secret or is none."""
     parts = urlsplit(url.strip().rstrip("/"))
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise UsageError(f"`base_url` is no http or https address: `{url:.200}`", "such as http://127.0.0.1:7860/v1")
@@ -310,5 +337,5 @@ def _error_of(body: bytes) -> tuple[str, str]:
         if isinstance(error, dict):
             return str(error.get("code") or error.get("type") or ""), str(error.get("message", ""))
         return "", str(error)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "", body[:200].decode("utf-8", "replace")

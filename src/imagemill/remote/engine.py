@@ -9,10 +9,11 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from imagemill.errors import LimitReached, ModelError
 from imagemill.remote.client import CallFailed, Client
@@ -30,8 +31,8 @@ _FATAL_CALLS = 5
 """So many in a row, and the run stops."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 """Seconds before the second try at most, doubled for each further one, and the bound of that."""
-_DRAIN = 5.0
-"""Seconds that calls in flight have to end after an interrupt."""
+_MORE_WAITS = 5
+"""Times as many tries has a call that is only told to wait."""
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -46,16 +47,11 @@ class Journal(Protocol):
     def closed(self, names: Sequence[str], paid: bool | None) -> None:
         """It has ended without an image."""
 
+    def waiting(self) -> int:
+        """Count images that are asked for and neither given up nor stored."""
+
     def batches(self) -> Mapping[str, Sequence[str]]:
         """Batches whose images have not come, by token."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused(Generic[Item]):
-    """One item that ended without what was asked for."""
-
-    item: Item
-    failure: CallFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +85,17 @@ def stream(
     kind_of: Callable[[Item], object],
     most: int,
     cost_of: Callable[[Item], float | None],
+    refused: Callable[[Item, CallFailed], Done],
     journal: Journal | None,
-) -> Iterator[Done | Refused[Item]]:
+) -> Generator[Done, None, None]:
     """Call a server for every item and yield what comes of each, in any order.
 
     Items of one kind that stand together share a call, at most `most` of them. Raises ModelError when a reason holds
     for all calls, and LimitReached when the next one would cost more than allowed: then what has not been yielded is
-    as if it had never been asked for.
+    as if it had never been asked for. A KeyboardInterrupt, also one thrown in, starts no further call; what is in
+    flight is still yielded before it goes on.
     """
-    results: queue.Queue[Done | Refused[Item] | BaseException | None] = queue.Queue()
+    results: queue.Queue[Done | BaseException | None] = queue.Queue()
     source = (
         _Call(tuple(chunk))
         for group in groups
@@ -107,45 +105,29 @@ def stream(
     stop = threading.Event()
 
     async def main() -> None:
-        async with client() as opened:
-            await _Run(opened, send, settings, name_of, cost_of, journal, results.put, results.qsize).all(source, stop)
-
-    def run() -> None:
+        # Told from here: the end of the loop may wait for the thread that waits for more work.
         try:
-            asyncio.run(main())
+            async with client() as opened:
+                run = _Run(opened, send, settings, name_of, cost_of, refused, journal, results.put, results.qsize)
+                await run.all(source, stop)
             results.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again where results are waited for
             results.put(error)
 
-    thread = threading.Thread(target=run, name="imagemill-remote", daemon=True)
-    thread.start()
+    threading.Thread(target=asyncio.run, args=(main(),), name="imagemill-remote", daemon=True).start()
     try:
-        while True:
-            try:
-                result = results.get()
-            except KeyboardInterrupt:
-                # What is in flight may be paid for: what comes in a few seconds is kept.
-                stop.set()
-                yield from _rest(results, time.monotonic() + _DRAIN)
-                raise
-            if result is None:
-                return
+        while (result := results.get()) is not None:
             if isinstance(result, BaseException):
                 raise result
             yield result
+    except KeyboardInterrupt:
+        # What is in flight may be paid for.
+        stop.set()
+        while (result := results.get()) is not None and not isinstance(result, BaseException):
+            yield result
+        raise
     finally:
         stop.set()
-
-
-def _rest(results: queue.Queue[Any], until: float) -> Iterator[Any]:
-    while (left := until - time.monotonic()) > 0:
-        try:
-            result = results.get(timeout=left)
-        except queue.Empty:
-            return
-        if result is None or isinstance(result, BaseException):
-            return
-        yield result
 
 
 def _chunks(items: list[Item], most: int) -> Iterator[list[Item]]:
@@ -163,14 +145,15 @@ class _Run(Generic[Item, Done]):
         settings: Settings,
         name_of: Callable[[Item], str],
         cost_of: Callable[[Item], float | None],
+        refused: Callable[[Item, CallFailed], Done],
         journal: Journal | None,
-        put: Callable[[Done | Refused[Item]], None],
+        put: Callable[[Done], None],
         crowd: Callable[[], int],
     ) -> None:
         """`crowd` counts the results that wait to be taken."""
         self._client, self._send, self._settings = client, send, settings
-        self._name_of, self._cost_of, self._journal = name_of, cost_of, journal
-        self._put, self._crowd = put, crowd
+        self._name_of, self._cost_of, self._refused = name_of, cost_of, refused
+        self._journal, self._put, self._crowd = journal, put, crowd
         self._pace = Pace(settings.concurrency, settings.calls_per_second, settings.images_per_second)
         self._fresh: _Call[Item] | None = None
         self._again: list[tuple[float, int, _Call[Item]]] = []
@@ -225,9 +208,11 @@ class _Run(Generic[Item, Done]):
             return max(0.001, min(0.5, self._again[0][0] - now)) if self._again else 0.5
         # After a refusal that may hold for all, a few calls find out.
         careful = bool(self._fatal) and len(self._tasks) >= _FATAL_CALLS - len(self._fatal)
-        crowded = self._crowd() > 2 * self._settings.concurrency
+        # What is paid for and not yet on disk counts as in flight.
+        waiting = max(self._crowd(), self._journal.waiting() if self._journal else 0)
+        crowded = waiting >= self._settings.concurrency
         cost = self._cost(call)
-        over = self._is_too_much(cost or 0.0)
+        over = self._is_too_much(cost)
         delay = self._pace.wait()
         if careful or crowded or over or delay is None:
             return 0.05 if crowded else 0.5
@@ -253,14 +238,16 @@ class _Run(Generic[Item, Done]):
         known = [cost for cost in costs if cost is not None]
         return sum(known) if len(known) == len(costs) else None
 
-    def _is_too_much(self, cost: float) -> bool:
+    def _is_too_much(self, cost: float | None) -> bool:
         """Whether the budget does not bear a call; raises LimitReached when nothing in flight can change that."""
         most = self._settings.max_cost
         # Sums of cents are not exact.
-        if most is None or self._committed + cost <= most + 1e-9:
+        if most is None or (cost is not None and self._committed + cost <= most + 1e-9):
             return False
         if self._tasks:
             return True
+        if cost is None:
+            raise LimitReached("`max_cost`: nobody knows what the next call costs", "say it with `--price`")
         raise LimitReached(
             f"the next call would exceed `max_cost`: ${self._committed:.2f} of ${most:.2f} are spent",
             "everything made is kept; the same command goes on",
@@ -289,6 +276,7 @@ class _Run(Generic[Item, Done]):
         failed: dict[CallFailed, list[Item]] = {}
         for item, outcome in zip(call.items, outcomes, strict=True):
             if isinstance(outcome, CallFailed):
+                outcome.message = self._client.redacted(outcome.message)
                 failed.setdefault(outcome, []).append(item)
             else:
                 self._put(outcome)
@@ -299,22 +287,31 @@ class _Run(Generic[Item, Done]):
 
     def _decide(self, call: _Call[Item], failure: CallFailed) -> None:
         """Whether a failed call is made again, given up, or a sign that none will succeed."""
-        if failure.again and call.tries <= self._settings.max_retries:
+        more = _MORE_WAITS if failure.reason == "rate_limited" else 1
+        if failure.again and call.tries <= more * self._settings.max_retries:
             # Full jitter, so that calls which failed together do not come back together.
-            longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (call.tries - 1))
+            longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (call.tries - 1))
             wait = failure.retry_after + random.uniform(0, longest)  # noqa: S311 - no secret
             heapq.heappush(self._again, (time.monotonic() + wait, next(self._count), call))
         elif failure.reason in _FATAL or (failure.reason == "bad_request" and not self._worked):
             self._fatal.append((call, failure))
+            if len(self._fatal) >= _FATAL_CALLS and not self._is_hopeless():
+                self._acquit()
         else:
             if failure.reason == "moderation_blocked":
                 self._worked = True
                 self._acquit()
             self._give_up(call, failure)
 
+    def _is_hopeless(self) -> bool:
+        """Whether what the server refused it refuses always: for a reason beyond the calls, or all alike."""
+        reasons = {failure.reason for _, failure in self._fatal}
+        messages = {failure.message for _, failure in self._fatal}
+        return reasons <= _FATAL or (reasons == {"bad_request"} and len(messages) == 1)
+
     def _give_up(self, call: _Call[Item], failure: CallFailed) -> None:
         for item in call.items:
-            self._put(Refused(item, failure))
+            self._put(self._refused(item, failure))
 
     def _acquit(self) -> None:
         """The server works: what it refused before, it refused for one call and not for all."""
@@ -323,14 +320,25 @@ class _Run(Generic[Item, Done]):
         self._fatal.clear()
 
     def _end(self) -> None:
-        """Raise ModelError when the server refused all; those calls count as never made."""
-        if self._fatal and (len(self._fatal) >= _FATAL_CALLS or not self._worked):
-            _, failure = self._fatal[-1]
-            raise ModelError(
-                f"the server refuses every call, the last with {failure.reason}: {failure.message}",
-                f"{_HINTS.get(failure.reason, 'check the parameters')}; the same command continues",
-            )
-        self._acquit()
+        """Raise ModelError when the server refused all.
+
+        Those calls count as never made; but one that is no good in itself would be made again for ever.
+        """
+        last = self._fatal[-1][1] if self._fatal else None
+        many = len(self._fatal) >= _FATAL_CALLS
+        if last is None or not (many or (self._is_hopeless() and not self._worked)):
+            self._acquit()
+            return
+        if last.reason == "bad_request":
+            self._acquit()
+            if not many:
+                return
+            hint = "those calls have failed; the same command goes on with the next, so change what all have in common"
+            raise ModelError(f"the server refuses every call alike: {last.message}", hint)
+        raise ModelError(
+            f"the server refuses every call, the last with {last.reason}: {last.message}",
+            f"{_HINTS[last.reason]}; the same command continues",
+        )
 
 
 def run_once(client: Callable[[], Client], ask: Callable[[Client], Awaitable[Done]]) -> Done:
@@ -338,6 +346,12 @@ def run_once(client: Callable[[], Client], ask: Callable[[Client], Awaitable[Don
 
     async def main() -> Done:
         async with client() as opened:
-            return await ask(opened)
+            try:
+                return await ask(opened)
+            except CallFailed as error:
+                error.message = opened.redacted(error.message)
+                raise
 
-    return asyncio.run(main())
+    # In a thread, for a notebook has a loop of its own.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, main()).result()

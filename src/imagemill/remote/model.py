@@ -19,7 +19,7 @@ from imagemill.images import open_image
 from imagemill.models.base import Measured, Model, Result
 from imagemill.records import Batch, FailureReason, Request, Size
 from imagemill.remote.client import CallFailed, Client, checked_base_url
-from imagemill.remote.engine import Journal, Refused, Settings, stream
+from imagemill.remote.engine import Journal, Settings, stream
 from imagemill.remote.servers import Server
 
 Takes = Literal["seed", "negative_prompt", "num_inference_steps", "guidance_scale", "scheduler", "n", "size", "image"]
@@ -61,6 +61,8 @@ class Remote(Model):
 
     key_variable: ClassVar[str]
     """The environment variable that holds the key."""
+    several: ClassVar[bool] = True
+    """Whether a call can ask for several images."""
 
     base_url: str | None = None
     """Address of the server, when it is not the provider's own."""
@@ -111,10 +113,16 @@ class Remote(Model):
     def needs_key(self) -> bool:
         """Whether the server is known to answer nobody without one."""
 
-    def ready(self) -> None:
-        """Raise UsageError when the key is missing."""
+    def ready(self, workers: int) -> None:
+        """Raise UsageError when the key is missing or cannot be sent, or for more than one process."""
+        if workers > 1:
+            raise UsageError(
+                "a model behind a server needs one process", "`--concurrency` says how many calls it makes"
+            )
         if self.needs_key() and not self.key():
             raise UsageError(f"`{self.key_variable}` is not set", "export the key, and never give it as an argument")
+        if not re.fullmatch(r"[ -~]*", self.key()):
+            raise UsageError(f"`{self.key_variable}` holds characters that no key has", "was it copied whole?")
 
     @abstractmethod
     def server(self) -> Server:
@@ -122,10 +130,7 @@ class Remote(Model):
 
     def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
         """Also find out what the server honours: known, found before by a probe, or told by it for nothing."""
-        if workers > 1:
-            raise UsageError(
-                "a model behind a server needs one process", "`--concurrency` says how many calls it makes"
-            )
+        del workers
         pinned = self._with_address()
         if self.max_cost is not None and self.price == () and pinned.table_price() is None:
             raise UsageError("`max_cost`: nobody knows what an image costs", "say it with `--price`")
@@ -148,8 +153,10 @@ class Remote(Model):
 
     def make(self, batches: Iterable[Batch], journal: Journal | None = None) -> Iterator[Result]:
         """Call the server for every request, as many at once as it bears; paid calls are first written down."""
+        if journal and journal.batches():
+            raise UsageError("images of this dataset are handed in as batches", "add `--batch-api` to fetch them")
         shared = "n" in self.takes and "seed" not in self.takes
-        results: Iterator[Result | Refused[Request]] = stream(
+        yield from stream(
             (batch.requests for batch in batches),
             self.client,
             self.draw,
@@ -159,17 +166,13 @@ class Remote(Model):
             kind_of=lambda request: replace(request, image=0, seed=0, columns={}) if shared else request.name,
             most=self.info().batch_size,
             cost_of=self.cost,
+            refused=lambda request, failure: Result(request, reason=failure.reason, message=failure.message),
             journal=journal,
         )
-        for result in results:
-            if isinstance(result, Refused):
-                yield Result(result.item, reason=result.failure.reason, message=result.failure.message)
-            else:
-                yield result
 
     def answer(self, questions: Iterable[Question], journal: Journal | None = None) -> Iterator[Reply]:
         """Ask about images, in any order; a question that fails is a reply with a reason."""
-        results: Iterator[Reply | Refused[Question]] = stream(
+        yield from stream(
             ((question,) for question in questions),
             self.client,
             self._ask,
@@ -178,13 +181,9 @@ class Remote(Model):
             kind_of=lambda question: question.name,
             most=1,
             cost_of=lambda question: None,
+            refused=lambda question, failure: Reply(question, reason=failure.reason, message=failure.message),
             journal=journal,
         )
-        for result in results:
-            if isinstance(result, Refused):
-                yield Reply(result.item, reason=result.failure.reason, message=result.failure.message)
-            else:
-                yield result
 
     def client(self) -> Client:
         """A new pool of connections to the server."""
@@ -223,8 +222,8 @@ class Remote(Model):
 
     def most_bytes(self, requests: Sequence[Request]) -> int:
         """How many bytes an answer with these images may have."""
-        # Four bytes a pixel and a header, as base64.
-        return sum(2**20 + request.width * request.height * 16 // 3 + 2**18 for request in requests)
+        # Four bytes a pixel, as base64; and room for the larger picture of a server that heeds no size.
+        return sum(6 * 2**20 + request.width * request.height * 16 // 3 for request in requests)
 
     def _checked(self, picture: Picture | CallFailed) -> Result | CallFailed:
         """A result with the file as it came, when it is a whole image of the size asked for."""
@@ -246,7 +245,10 @@ class Remote(Model):
         (question,) = questions
         content: list[dict[str, Any]] = [{"type": "text", "text": question.prompt}]
         for image in question.images:
-            kind = (open_image(image).format or "").lower()
+            try:
+                kind = (open_image(image).format or "").lower()
+            except ValueError as error:
+                raise CallFailed("bad_image", str(error)) from None
             url = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
             content.append({"type": "image_url", "image_url": {"url": url}})
         body = {"model": self.served_name(), "messages": [{"role": "user", "content": content}]}

@@ -18,17 +18,17 @@ _NARROWLY, _WIDER = 0.5, 0.02
 """Calls, and share of the window, by which it grows while all of it succeeds."""
 _SLOWER = 0.95
 """Of the rate, when a server is asked a little too fast."""
-_MUCH_SLOWER = 0.75
+_MUCH_SLOWER = 0.8
 """Of the rate, when it still says so shortly after that."""
 _SHORTLY = 3.0
 """Seconds."""
-_CUBIC = 1.8e-5
-"""Of CUBIC (RFC 9438), on rates: back at the rate of the last 429 after 14 seconds, for a while careful, then bold."""
+_CUBIC = 2.2e-5
+"""Of CUBIC (RFC 9438), on rates: back at the rate of the last 429 after 13 seconds, for a while careful, then bold."""
 _SEARCH = 0.25
 """By what share a rate grows in a second while only one 429 is known: it may have been a burst."""
 _CATCH_UP = 1.2
 """Times the rate at which a pause is made up for."""
-_BELOW = 0.9
+_BELOW = 0.95
 """Of the rate of the last 429: below it another one is a stray, unless the limit has fallen."""
 _STRAYS = 3
 """So many in turn, and 429s do not come of the pace."""
@@ -185,7 +185,7 @@ class Pace:
         if bucket is None:
             return
         bucket.fill(now)
-        if bucket.tokens >= max(1.0, bucket.rate / 2) and now > self._not_before:
+        if now < self._not_before or bucket.tokens >= max(1.0, bucket.rate / 2):
             # A rate that nobody uses up teaches nothing: the clock stands still.
             self._slowed += now - self._at
         elif self._searching:

@@ -68,15 +68,17 @@ def probe(model: Remote) -> Server:
 
 
 async def _probe(model: Remote, client: Client, size: str) -> Server:
-    takes = ["seed", "n", "size"]
+    takes = ["seed", *(["n"] if model.several else []), "size"]
     width, _, height = size.partition("x")
     request = Request(
         0, 0, 1, "probe", "a red circle on a white background", "", 7, int(width), int(height), 0, 0.0, ""
     )
 
-    async def draw(count: int) -> list[Any]:
+    async def draw(count: int, seed: int = 7) -> list[Any]:
         asked = model.model_copy(update={"takes": tuple(takes), "own_size": size})
-        requests = [replace(request, image=number, seed=7 + number) for number in range(count)]
+        requests = [
+            replace(request, image=number, seed=seed + number) for number in range(count if "n" in takes else 1)
+        ]
         return _pixels(await asked.pictures(client, requests))
 
     try:
@@ -88,7 +90,7 @@ async def _probe(model: Remote, client: Client, size: str) -> Server:
         try:
             first = await draw(2)
         except CallFailed as other:
-            if other.reason != "bad_request":
+            if other.reason != "bad_request" or "n" not in takes:
                 raise
             takes.remove("n")
             first = await draw(1)
@@ -98,6 +100,8 @@ async def _probe(model: Remote, client: Client, size: str) -> Server:
         takes.remove("n")
     if "seed" in takes:
         second = await draw(1)
+        if len(first) < 2:
+            first += await draw(1, seed=8)
         # A server that always draws much the same picture does not heed the seed either.
         near = max([_SAME, *(_likeness(first[0], other) + _CLEARLY for other in first[1:])])
         if not second or math.isinf(near) or _likeness(first[0], second[0]) < near:
