@@ -27,7 +27,7 @@ LAYERS = [
     {"models.base", "executors.base", "dataset"},
     {"remote"},
     {"models", "executors"},
-    {"produce", "reproduction"},
+    {"fitting", "produce", "reproduction"},
     {"operators"},
     {"terminal"},
     {"doctor", "flags"},

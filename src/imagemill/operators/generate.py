@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,22 +20,16 @@ from imagemill.environment import cuda_devices, environment
 from imagemill.errors import LimitReached, SomeFailed, UsageError, did_you_mean
 from imagemill.executors.base import Sink
 from imagemill.executors.local import Local
-from imagemill.images import MAX_PIXELS, ImageFormat
+from imagemill.fitting import check_requests, complete, left_out, unguided, unused_of
+from imagemill.images import ImageFormat
 from imagemill.models.base import Measured, Model, ModelInfo, find_model
 from imagemill.plan import Plan
 from imagemill.produce import Output, Progress, Report, pending_requests, produce
 from imagemill.readers import rows_of
-from imagemill.records import SEED_LIMIT, Maker, Row, Sampling, Size
+from imagemill.records import Maker, Sampling, Size
 from imagemill.tables import PromptTable, Table, read_table
 
 DEFAULT_MODEL = "shapes"
-_TAKES = {
-    "negative_prompt": "takes_negative_prompt",
-    "guidance_scale": "takes_guidance",
-    "num_inference_steps": "takes_steps",
-    "scheduler": "takes_scheduler",
-    "seed": "takes_seed",
-}
 Talk = Callable[[str], None]
 
 
@@ -135,13 +128,13 @@ def prepare(
         raise UsageError(f"`devices` are CUDA devices, and `device` is `{device}`", "leave out one of them")
     info = model.info()
     options = _as_received(options, info)
-    sampling = _complete(options, info, step)
+    sampling = complete(options, info, step)
     if not isinstance(table, str | Path):
         table = rows_of(table)
     read = read_table(table, options)
-    unused = [name for name, flag in _TAKES.items() if not getattr(info, flag)]
+    unused = unused_of(info)
     plan = Plan(read.rows, options, sampling, unused, info.guided_above)
-    _check_requests(plan, info)
+    check_requests(plan, info)
     maker = Maker(info.name, info.revision, model.to_table())
     job = _job(_table_name(table), read, options, sampling, plan, maker, info)
     if found:
@@ -160,8 +153,8 @@ def prepare(
         executor=executor,
         talk=[
             *read.talk,
-            *_left_out(unused, options, read.rows, info),
-            *_unguided(options, plan, info),
+            *left_out(unused, options, read.rows, info),
+            *unguided(options, plan, info),
             *_unknown(folder, bool(found)),
         ],
     )
@@ -324,49 +317,6 @@ def split_parameters(parameters: Mapping[str, Any]) -> tuple[Generate, dict[str,
     return options, rest
 
 
-def _complete(options: Generate, info: ModelInfo, step: Mapping[str, Any]) -> Sampling:
-    """Fill in what the user left to the model, and the seed: the one written down before, or a new one."""
-    given = {name: getattr(options, name) for name in Sampling.model_fields}
-    for name, value in given.items():
-        if value is None:
-            given[name] = getattr(info, name)
-    given["negative_prompt"] = given["negative_prompt"] if info.takes_negative_prompt else ""
-    given["guidance_scale"] = given["guidance_scale"] if info.takes_guidance else 0.0
-    given["num_inference_steps"] = given["num_inference_steps"] if info.takes_steps else 0
-    given["scheduler"] = given["scheduler"] if info.takes_scheduler else ""
-    if given["seed"] < 0:
-        given["seed"] = step.get("seed", secrets.randbelow(SEED_LIMIT))
-    # What the user gave has been checked; the model's own may be 0 for "the server's own".
-    return Sampling.model_construct(**given)
-
-
-def _check_requests(plan: Plan, info: ModelInfo) -> None:
-    """Raise UsageError for a size or a scheduler the model does not have, before anything is loaded."""
-    kinds = {(request.width, request.height, request.scheduler): request for request in plan.requests()}
-    for (width, height, scheduler), request in kinds.items():
-        own = (plan.sampling.width, plan.sampling.height, plan.sampling.scheduler) != (width, height, scheduler)
-        where = f"generate: row `{request.id}`:" if own else "generate:"
-        if info.schedulers and scheduler not in info.schedulers:
-            raise UsageError(
-                f"{where} `scheduler`: `{info.name}` has no `{scheduler}`",
-                did_you_mean(scheduler, info.schedulers) or f"known: {', '.join(info.schedulers)}",
-            )
-        for name, value in (("width", width), ("height", height)):
-            over = value % info.size_multiple
-            if over:
-                raise UsageError(
-                    f"{where} `{name}`: {value} is not a multiple of {info.size_multiple}, as `{info.name}` needs",
-                    f"the nearest are {value - over or info.size_multiple} and {value - over + info.size_multiple}",
-                )
-        if info.sizes and (width, height) not in info.sizes:
-            raise UsageError(
-                f"{where} `width`, `height`: `{info.name}` does not draw {width}×{height}",
-                f"it draws {', '.join(f'{w}×{h}' for w, h in info.sizes)}",
-            )
-        if width * height > MAX_PIXELS:
-            raise UsageError(f"{where} {width}×{height} are more than {MAX_PIXELS:,} pixels", "ask for a smaller size")
-
-
 def _as_received(options: Generate, info: ModelInfo) -> Generate:
     """Without what would change a file that is kept as it comes; raises UsageError where that was asked for."""
     if not info.as_received:
@@ -385,26 +335,6 @@ def _unknown(folder: Path, exists: bool) -> list[str]:
         return []
     cost = "at a price nobody knows" if unknown.cost is None else f"up to ${unknown.cost:.2f}"
     return [f"unknown_outcome: {unknown.images:,} images that did not come may have been charged ({cost})"]
-
-
-def _left_out(unused: Iterable[str], options: Generate, rows: Iterable[Row], info: ModelInfo) -> list[str]:
-    """Say what was asked for and the model does not take."""
-    asked = {
-        "negative_prompt": bool(options.negative_prompt) or any(row.negative_prompt for row in rows),
-        "seed": options.seed >= 0 or any("seed" in row.overrides for row in rows),
-    }
-    for name in ("guidance_scale", "num_inference_steps", "scheduler"):
-        asked[name] = getattr(options, name) is not None or any(name in row.overrides for row in rows)
-    return [f"`{info.name}` takes no `{name}`: images and records have none" for name in unused if asked[name]]
-
-
-def _unguided(options: Generate, plan: Plan, info: ModelInfo) -> list[str]:
-    """Say that negative prompts were asked for where they have no effect."""
-    asked = bool(options.negative_prompt) or any(row.negative_prompt for row in plan.rows)
-    low = any(request.guidance_scale <= info.guided_above for request in plan.requests())
-    if not (asked and low and info.takes_negative_prompt):
-        return []
-    return [f"no negative prompt has an effect at a guidance scale of {info.guided_above:g} or less: records have none"]
 
 
 def _table_name(source: str | Path | Iterable[Any]) -> str:
