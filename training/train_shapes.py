@@ -6,7 +6,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,10 +94,8 @@ class Checkpoint:
             new.replace(self.file)
 
 
-def make_tokenizer() -> CLIPTokenizer:
-    """Learn byte-level merges from captions, in CLIP's own layout of the vocabulary."""
-    rng = random.Random("tokenizer")
-    texts = [caption(random_pair(rng)[0], rng).lower() for _ in range(30000)]
+def make_tokenizer(texts: Iterable[str]) -> CLIPTokenizer:
+    """Learn byte-level merges from lower-case texts, in CLIP's own layout of the vocabulary."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer = normalizers.Lowercase()
     learner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -139,6 +137,23 @@ def answers(wish: Scene) -> list[int]:
 
 def train_text(plan: Plan, tokenizer: CLIPTokenizer, device: str) -> CLIPTextModel:
     """Teach the text encoder to say, at every place from a caption's end on, what the caption asks for."""
+    examples = (
+        (texts, [answers(w) for w in wishes])
+        for _, texts, wishes, _ in batches("text", range(plan.text_steps), plan.text_batch)
+    )
+    return teach_text(tokenizer, 128, 3, HEADS, examples, plan.text_steps, device)
+
+
+def teach_text(
+    tokenizer: CLIPTokenizer,
+    width: int,
+    layers: int,
+    heads: Sequence[int],
+    examples: Iterable[tuple[list[str], list[list[int]]]],
+    steps: int,
+    device: str,
+) -> CLIPTextModel:
+    """Train a text encoder from nothing on batches of texts and, for each text, an answer to each of `heads`."""
     torch.manual_seed(1)
     ends = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -147,34 +162,33 @@ def train_text(plan: Plan, tokenizer: CLIPTokenizer, device: str) -> CLIPTextMod
     }
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        projection_dim=128,
-        num_hidden_layers=3,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=POSITIONS,
         **ends,
     )
     text = CLIPTextModel(config).to(device)
-    heads = nn.Linear(config.hidden_size, sum(HEADS)).to(device)
-    parameters = [*text.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=2e-3)
-    for step, texts, wishes, _ in batches("text", range(plan.text_steps), plan.text_batch):
+    judge = nn.Linear(width, sum(heads)).to(device)
+    optimizer = torch.optim.AdamW([*text.parameters(), *judge.parameters()], lr=2e-3)
+    for step, (texts, answered) in enumerate(examples):
         ids = token_ids(tokenizer, texts).to(device)
-        asked = torch.tensor([answers(w) for w in wishes], device=device)
+        asked = torch.tensor(answered, device=device)
         ended = (ids == tokenizer.eos_token_id).float()
         hidden = text(ids).last_hidden_state
         loss = torch.zeros((), device=device)
         right = []
-        for k, said in enumerate(heads(hidden).split(HEADS, -1)):
+        for k, said in enumerate(judge(hidden).split(list(heads), -1)):
             each = F.cross_entropy(said.transpose(1, 2), asked[:, k : k + 1].expand(-1, POSITIONS), reduction="none")
             loss = loss + (each * ended).sum() / ended.sum()
             right.append((said[:, -1].argmax(-1) == asked[:, k]).float().mean().item())
-        optimizer.param_groups[0]["lr"] = 2e-3 * rate_at(step, plan.text_steps, 50)
+        optimizer.param_groups[0]["lr"] = 2e-3 * rate_at(step, steps, 50)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        report("text", step, plan.text_steps, loss, f"right {min(right):.3f}")
+        report("text", step, steps, loss, f"right {min(right):.3f}")
     return text
 
 
@@ -325,7 +339,8 @@ def main() -> None:
 
     # Kept beside the encoder: learned again after a change of the captions, it would number words otherwise.
     if not (work / "text_encoder").exists():
-        made = make_tokenizer()
+        rng = random.Random("tokenizer")
+        made = make_tokenizer(caption(random_pair(rng)[0], rng).lower() for _ in range(30000))
         made.save_pretrained(work / "tokenizer")
         train_text(plan, made, device).save_pretrained(work / "text_encoder")
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
@@ -344,13 +359,20 @@ def main() -> None:
         requires_safety_checker=False,
     )
     pipeline.to("cpu", torch.float16).save_pretrained(options.output)
-    for file in options.output.rglob("*config.json"):
+    tidy(options.output)
+
+
+def tidy(folder: Path) -> None:
+    """Make a saved model fit to be shipped."""
+    for file in folder.rglob("*config.json"):
         # Where the parts lay while they were made is nobody's business.
         settings = json.loads(file.read_text())
         for key in ("_name_or_path", "is_local", "local_files_only"):
             settings.pop(key, None)
         file.write_text(json.dumps(settings, indent=2) + "\n")
-    for file in options.output.rglob("*.safetensors"):
+    for file in folder.rglob("tokenizer.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()), ensure_ascii=False, separators=(",", ":")) + "\n")
+    for file in folder.rglob("*.safetensors"):
         # The library makes these readable by their owner alone, which a package must not keep.
         file.chmod(0o644)
 

@@ -166,14 +166,15 @@ def held_out_wish(rng: random.Random, count: int) -> Scene:
             return wish
 
 
-def _word(word: str, rng: random.Random | None) -> str:
+def synonym(word: str, rng: random.Random | None) -> str:
+    """Say the word or, now and then when there is `rng`, one that means the same."""
     if rng is not None and word in SYNONYMS and rng.random() < 0.15:
         return rng.choice(SYNONYMS[word])
     return word
 
 
 def _phrase(o: Object, rng: random.Random | None, article: str | None = "a", color: bool = True) -> str:
-    named = [_word(w, rng) for w in (o.size, o.color if color else None, o.shape or "shape") if w]
+    named = [synonym(w, rng) for w in (o.size, o.color if color else None, o.shape or "shape") if w]
     text = " ".join(named)
     if article == "a":
         return ("an " if text[0] in "aeiou" else "a ") + text
@@ -204,15 +205,15 @@ def caption(wish: Scene, rng: random.Random | None = None) -> str:
     """Tell a wish in words: the plainest phrasing without `rng`, one of many with it."""
     first = wish.objects[0]
     if rng is not None and len(wish.objects) == 1 and first.color and rng.random() < 0.1:
-        text = f"{_phrase(first, rng, 'the', color=False)} is {_word(first.color, rng)}"
+        text = f"{_phrase(first, rng, 'the', color=False)} is {synonym(first.color, rng)}"
         if wish.background:
-            text += f" and the background is {_word(wish.background, rng)}"
+            text += f" and the background is {synonym(wish.background, rng)}"
         return text
     text = _things(wish, rng)
     prefix = rng.choice(_PREFIXES) + " " if rng is not None and rng.random() < 0.2 else ""
     if wish.background is None:
         return prefix + text
-    b = _word(wish.background, rng)
+    b = synonym(wish.background, rng)
     if rng is None:
         return f"{text} on a {b} background"
     style = rng.random()
