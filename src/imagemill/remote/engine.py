@@ -210,7 +210,7 @@ class _Run(Generic[Item, Done]):
         careful = bool(self._fatal) and len(self._tasks) >= _FATAL_CALLS - len(self._fatal)
         # What is paid for and not yet on disk counts as in flight.
         waiting = max(self._crowd(), self._journal.waiting() if self._journal else 0)
-        crowded = waiting >= self._settings.concurrency
+        crowded = waiting > (self._settings.concurrency - 1) * len(call.items)
         cost = self._cost(call)
         over = self._is_too_much(cost)
         delay = self._pace.wait()
