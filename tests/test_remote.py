@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +23,12 @@ import pytest
 import imagemill as package
 from imagemill.dataset.calls import Calls, Unknown
 from imagemill.images import decode
-from imagemill.models.base import find_model
+from imagemill.models.base import Result, find_model
 from imagemill.models.hf import Hf, image_in
 from imagemill.models.openai import FAMILIES, Openai
 from imagemill.records import FailureReason, Request
-from imagemill.remote.client import CallFailed, checked_base_url, retry_after
-from imagemill.remote.engine import run_once
+from imagemill.remote.client import CallFailed, Client, checked_base_url, retry_after
+from imagemill.remote.engine import Settings, run_once, stream
 from imagemill.remote.model import Question, Remote
 
 from .conftest import Command
@@ -379,6 +380,10 @@ def test_a_model_gets_only_what_it_takes(name: str) -> None:
         {"width": 1000, "height": 1000},
         {"base_url": "https://a:b@x.example"},
         {"price": ("cheap",)},
+        {"base_url": ""},
+        {"base_url": "http://127.0.0.1:99999"},
+        {"base_url": "http://127.0.0.1:x"},
+        {"batch_size": 4},
         {"max_cost": 1.0, "quality": "auto"},
         {"response_format": "png"},
     ],
@@ -653,14 +658,14 @@ def test_the_key_is_nowhere_but_in_the_call(imagemill: Command, tmp_path: Path) 
 
 
 def test_a_server_that_repeats_the_key_does_not_get_it_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The server's page of HTML says its own name, which is taken for a key here.
-    monkeypatch.setenv("OPENAI_API_KEY", "html")
+    # The server's page of HTML says something that is taken for a key here.
+    monkeypatch.setenv("OPENAI_API_KEY", "doctype html")
     with serving(Faults(rate=1, kinds=("html",), text="number 1")) as server:
         options = {**SMALL, "max_retries": 0}
         dataset = package.generate(prompts(3), "out", model="openai:mock", base_url=server.url, **options)
         (failure,) = dataset.failures().values()
     assert "***" in failure["message"]
-    assert "html" not in failure["message"]
+    assert "doctype" not in failure["message"]
 
 
 @pytest.mark.parametrize("key", ["sk-one\nsecond", "schlüssel"])
@@ -831,3 +836,50 @@ def test_files_of_our_own_server_are_in_order(imagemill: Command, monkeypatch: p
     with serving_models(("fake",)) as server:
         dataset = package.generate(prompts(3), "out", model="openai:fake", base_url=server.url)
     assert package.verify(dataset) == []
+
+
+def test_an_imagemill_server_tells_what_it_honors_in_both_protocols(
+    imagemill: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("HF_TOKEN", KEY)
+    near = package.generate(prompts(4), "near", model="fake", seed=7)
+    with serving_models(("fake",)) as server:
+        address = server.url.removesuffix("/v1") + "/models/fake"
+        far = package.generate(prompts(4), "far", model="hf:fake", base_url=address, seed=7)
+        told = imagemill("models", "openai:fake", "--probe", "--base-url", server.url, "--json").json
+    assert "image" not in told["takes"]
+    assert [(r["seed"], r["width"]) for r in near] == [(r["seed"], r["width"]) for r in far]
+
+
+def test_a_server_may_move(imagemill: Command) -> None:
+    Path("prompts.txt").write_text("\n".join(prompts(8)))
+    command = ["generate", "prompts.txt", "-o", "out", "--seed", 1, "--model", "openai:mock", "--own-size", "64x64"]
+    for code in (4, 0):
+        with serving(Faults(rate=0)) as server:
+            more = ["--takes", "seed,size", "--base-url", server.url, "--max-images", 5]
+            assert imagemill(*command, *more).code == code
+    check(package.Dataset("out"), 8)
+
+
+def test_what_could_not_be_reached_for_a_while_is_made_later() -> None:
+    with serving(Faults(rate=0)) as server:
+        model = find_model("openai:mock", {"base_url": server.url, **SMALL})
+        assert isinstance(model, Remote)
+        asked = [Request(row, 0, 1, str(row), f"picture number {row}", "", 7, 64, 64, 0, 0.0, "") for row in range(6)]
+        failures = [CallFailed("unreachable", "no connection", again=True)]
+
+        async def draw(client: Client, requests: Sequence[Request]) -> Sequence[Result | CallFailed]:
+            if failures:
+                raise failures.pop()
+            return await model.draw(client, requests)
+
+        results = list(
+            stream(
+                [(request,) for request in asked], model.client, draw, Settings(2, 0, None, None, None),
+                name_of=lambda request: request.name, kind_of=lambda request: request.name, most=1,
+                cost_of=lambda request: None, journal=None,
+                refused=lambda request, failure: Result(request, reason=failure.reason, message=failure.message),
+            )
+        )  # fmt: skip
+    assert [result.reason for result in results] == [None] * 6

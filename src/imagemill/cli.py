@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn, cast
 
@@ -14,6 +15,8 @@ from imagemill.commands import COMMANDS
 from imagemill.errors import ImagemillError, UsageError, did_you_mean
 
 Command = Callable[[Sequence[str]], int]
+_ONE = 0.2
+"""Seconds within which signals are one."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -80,9 +83,17 @@ def run(arguments: Sequence[str]) -> int:
 
 def _interrupt(*_: object) -> NoReturn:
     """Stop in good order at the first signal; the next one has its usual, immediate effect."""
+    first = time.monotonic()
+
+    def again(signum: int, _: object) -> None:
+        # `timeout` sends its signal to a process and to its group.
+        if time.monotonic() - first > _ONE:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+
     for signum in _SIGNALS:
         if signal.getsignal(signum) is _interrupt:
-            signal.signal(signum, signal.SIG_DFL)
+            signal.signal(signum, again)
     raise KeyboardInterrupt
 
 

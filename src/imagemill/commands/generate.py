@@ -81,9 +81,10 @@ def _plan_line(prepared: Prepared) -> str:
     each = images // rows
     prompts = number(rows, "prompt") + (f" × {each}" if each > 1 and images == rows * each else "")
     seconds, total = prepared.estimate()
+    address = prepared.output.maker.model_parameters.get("base_url")
     parts = [
         f"{prompts} = {number(images, 'image')}",
-        prepared.info.name,
+        f"{prepared.info.name} at {address}" if address else prepared.info.name,
         "time unknown" if seconds is None else f"~{duration(seconds)}",
         "size unknown" if total is None else size(total),
     ]

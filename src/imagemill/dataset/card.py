@@ -157,7 +157,9 @@ def _columns(record: Record | None) -> str:
     if record is None:
         return "No image has been made yet."
     rows = [f"| `{key}` | {_MEANINGS[key]} |" for key in record if key in _MEANINGS]
-    rows += [f"| `{key}` | from the prompt table, or added later |" for key in columns_of(record)]
+    rows += [
+        f"| `{key}` | from the prompt table, or added later |" for key in columns_of(record) if key not in _MEANINGS
+    ]
     return "\n".join(["| column | meaning |", "|---|---|", *rows])
 
 

@@ -12,7 +12,7 @@ from imagemill.errors import UsageError
 def check_same(folder: Path, found: Mapping[str, Any], job: Mapping[str, Any]) -> None:
     """Raise UsageError that names the differences when a folder was made by another job.
 
-    The table may have moved, and `limit` may have grown: the rest is made then.
+    The table and the model's server may have moved, and `limit` may have grown: the rest is made then.
     """
     old, new = _flat(found), _flat(job)
     limits = old.get("input.limit"), new.get("input.limit")
@@ -22,6 +22,7 @@ def check_same(folder: Path, found: Mapping[str, Any], job: Mapping[str, Any]) -
         old["plan.requests"] = new["plan.requests"]
     for values in (old, new):
         values.pop("input.table")
+        values.pop("model.base_url", None)
         values.pop("step.batch_sizes", None)
     differences = [
         f"`{key.rpartition('.')[2]}` was `{_shown(old.get(key))}`, now `{_shown(new.get(key))}`"

@@ -17,7 +17,7 @@ from imagemill.models.base import ModelInfo
 from imagemill.records import Request
 from imagemill.remote.client import CallFailed, Client, checked_base_url, told
 from imagemill.remote.model import Picture, Remote, decoded, image_of
-from imagemill.remote.servers import Server, remembered
+from imagemill.remote.servers import Server, remembered, told_by
 
 _ROUTER = "https://router.huggingface.co/v1"
 _TAKES = ("negative_prompt", "num_inference_steps", "guidance_scale", "size")
@@ -88,8 +88,8 @@ class Hf(Remote):
         return not self.base_url
 
     def server(self) -> Server:
-        """What a probe has found, else what the protocol has."""
-        return remembered(self) or Server(_TAKES, "1024x1024")
+        """What an imagemill server tells, or a probe has found, else what the protocol has."""
+        return told_by(self) or remembered(self) or Server(_TAKES, "1024x1024")
 
     def address(self) -> str:
         """Where the model is, as far as that is one place."""
@@ -102,6 +102,11 @@ class Hf(Remote):
     def served_name(self) -> str:
         """The id on the hub."""
         return self.model
+
+    def description_url(self) -> str:
+        """Beside the address of the model, on a server of imagemill's kind."""
+        root, between, name = (self.base_url or "").partition("/models/")
+        return f"{root}/v1/models/{name}" if between else ""
 
     def chat_url(self) -> str:
         """Chat completions, of the router or of the endpoint."""

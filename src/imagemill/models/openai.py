@@ -208,6 +208,10 @@ class Openai(Remote):
         """As given."""
         return self.model
 
+    def description_url(self) -> str:
+        """In the list of models."""
+        return f"{self.address()}/models/{self.model}"
+
     def chat_url(self) -> str:
         """Chat completions."""
         return f"{self.address()}/chat/completions"
@@ -276,7 +280,9 @@ class Openai(Remote):
                 found.append(error)
                 continue
             columns = {"revised_prompt": str(item.get("revised_prompt") or "")}
-            found.append(Picture(_completed(request, told if isinstance(told, dict) else {}), data, columns))
+            batch_size = max(1, int(_number(item.get("batch_size"))))
+            drawn = _completed(request, told if isinstance(told, dict) else {})
+            found.append(Picture(drawn, data, batch_size, columns))
         missing = len(requests) - len(found)
         if missing:
             text = f"{len(found)} images came and {len(requests)} were asked for"

@@ -321,7 +321,9 @@ def _as_received(options: Generate, info: ModelInfo) -> Generate:
     """Without what would change a file that is kept as it comes; raises UsageError where that was asked for."""
     if not info.as_received:
         return options
-    asked = {name: getattr(options, name) for name in ("image_format", "metadata", "mark")}
+    asked = {name: getattr(options, name) for name in ("batch_size", "image_format", "metadata", "mark")}
+    if asked.pop("batch_size") != "auto":
+        raise UsageError(f"`batch_size`: `{info.name}` decides that itself", "leave it out")
     for name in sorted(asked.keys() & options.model_fields_set):
         if asked[name]:
             raise UsageError(f"`{name}`: the files of `{info.name}` are kept as they come", "leave it out")
@@ -330,7 +332,7 @@ def _as_received(options: Generate, info: ModelInfo) -> Generate:
 
 def _unknown(folder: Path, exists: bool) -> list[str]:
     """Say what an earlier run may have paid for in vain."""
-    unknown = Dataset(folder).unknown_outcome() if exists else None
+    unknown = Dataset(folder).unknown_outcome() if exists and not Dataset(folder).writer else None
     if not unknown or not unknown.images:
         return []
     cost = "at a price nobody knows" if unknown.cost is None else f"up to ${unknown.cost:.2f}"

@@ -32,6 +32,8 @@ _SLOW = 30.0
 """Seconds in which a body must bring `_LEAST` bytes."""
 _LEAST = 30_000
 _REDIRECTS = 3
+_SECRET = 8
+"""Characters that a secret has at least."""
 _FETCHES = 4
 """Tries to fetch an image that is made already."""
 _LONGEST_REST = 3600.0
@@ -184,7 +186,8 @@ class Client:
 
     def redacted(self, text: str) -> str:
         """A server's text without the key, and not too long."""
-        return (text.replace(self._secret, "***") if self._secret else text)[:500]
+        # A key of a few letters is nobody's secret, and stands in every word.
+        return (text.replace(self._secret, "***") if len(self._secret) >= _SECRET else text)[:500]
 
     async def _read(self, response: httpx2.Response, most: int) -> Answer:
         good = response.is_success
@@ -268,6 +271,10 @@ def retry_after(headers: Mapping[str, str]) -> float:
 def checked_base_url(url: str) -> str:
     """A server's address as it is written down; raises UsageError for one that holds a secret or is none."""
     parts = urlsplit(url.strip().rstrip("/"))
+    try:
+        parts.port  # noqa: B018 - it raises for a port that is none
+    except ValueError as error:
+        raise UsageError(f"`base_url`: {error}, got: `{url:.200}`", "such as http://127.0.0.1:7860/v1") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise UsageError(f"`base_url` is no http or https address: `{url:.200}`", "such as http://127.0.0.1:7860/v1")
     if parts.username or parts.password or parts.query or parts.fragment:

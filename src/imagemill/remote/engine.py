@@ -163,7 +163,7 @@ class _Run(Generic[Item, Done]):
         """Of the program itself."""
         self._fatal: list[tuple[_Call[Item], CallFailed]] = []
         """Calls in a row that failed for a reason that may hold for all."""
-        self._worked = False
+        self._worked = self._ending = False
         self._committed = 0.0
         """Dollars: what is spent, may be spent, or is in flight."""
         self._count = itertools.count()
@@ -316,7 +316,11 @@ class _Run(Generic[Item, Done]):
     def _acquit(self) -> None:
         """The server works: what it refused before, it refused for one call and not for all."""
         for call, failure in self._fatal:
-            self._give_up(call, failure)
+            if failure.reason == "unreachable" and self._worked and not self._ending:
+                # It is back.
+                heapq.heappush(self._again, (time.monotonic(), next(self._count), _Call(call.items)))
+            else:
+                self._give_up(call, failure)
         self._fatal.clear()
 
     def _end(self) -> None:
@@ -324,6 +328,7 @@ class _Run(Generic[Item, Done]):
 
         Those calls count as never made; but one that is no good in itself would be made again for ever.
         """
+        self._ending = True
         last = self._fatal[-1][1] if self._fatal else None
         many = len(self._fatal) >= _FATAL_CALLS
         if last is None or not (many or (self._is_hopeless() and not self._worked)):

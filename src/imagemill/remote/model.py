@@ -53,6 +53,8 @@ class Picture:
     request: Request
     """With what the server says of it."""
     data: bytes
+    batch_size: int = 1
+    """As the server tells."""
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -64,7 +66,7 @@ class Remote(Model):
     several: ClassVar[bool] = True
     """Whether a call can ask for several images."""
 
-    base_url: str | None = None
+    base_url: str | None = Field(None, min_length=1)
     """Address of the server, when it is not the provider's own."""
     takes: tuple[Takes, ...] | Literal["auto"] = "auto"
     """What the server honours, such as `seed`; `auto`: what is known of it, or what `models --probe` has found."""
@@ -85,6 +87,14 @@ class Remote(Model):
     price: tuple[str, ...] = Field((), exclude=True)
     """Dollars an image costs, `0.04`, or by size, `1024x1024=0.04`; may be repeated; instead of the built-in table."""
 
+    @field_validator("takes", mode="before")
+    @classmethod
+    def _separate(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        words = [word.strip() for text in value for word in str(text).split(",")]
+        return "auto" if words == ["auto"] else words
+
     @field_validator("price")
     @classmethod
     def _prices(cls, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -104,6 +114,10 @@ class Remote(Model):
     @abstractmethod
     async def edits(self, client: Client) -> bool:
         """Whether the server takes images to start from, asked for nothing."""
+
+    @abstractmethod
+    def description_url(self) -> str:
+        """Where the server would tell what it honours; empty when that is nowhere."""
 
     @abstractmethod
     def chat_url(self) -> str:
@@ -133,7 +147,10 @@ class Remote(Model):
         del workers
         pinned = self._with_address()
         if self.max_cost is not None and self.price == () and pinned.table_price() is None:
-            raise UsageError("`max_cost`: nobody knows what an image costs", "say it with `--price`")
+            raise UsageError(
+                "`max_cost`: nobody knows what an image costs",
+                "say it with `--price`, or choose the `--quality` that the model's price list is by",
+            )
         if "auto" not in (self.takes, self.own_size):
             return pinned
         told = known if {"takes", "own_size"} <= set(known) else None
@@ -239,7 +256,7 @@ class Remote(Model):
                 text = f"{width}×{height} came and {request.width}×{request.height} was asked for"
                 return CallFailed("bad_image", text, again=True, paid=True)
             request = replace(request, width=width, height=height)
-        return Result(request, data=picture.data, batch_size=1, columns=picture.columns)
+        return Result(request, data=picture.data, batch_size=picture.batch_size, columns=picture.columns)
 
     async def _ask(self, client: Client, questions: Sequence[Question]) -> list[Reply | CallFailed]:
         (question,) = questions

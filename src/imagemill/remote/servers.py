@@ -44,25 +44,25 @@ def remembered(model: Remote) -> Server | None:
 
 
 def known_server(model: Remote) -> Server:
-    """What a probe has found, or the server tells in its list of models; raises ModelError when it does not answer."""
-    return remembered(model) or _told(model) or _UNKNOWN
+    """What the server tells in its list of models, or a probe has found; raises ModelError when it does not answer."""
+    return told_by(model) or remembered(model) or _UNKNOWN
 
 
 def probe(model: Remote) -> Server:
     """Ask a server with two small calls, which it may charge, what it honours, and remember that.
 
-    Raises ModelError when it refuses them.
+    One that tells by itself is not asked. Raises ModelError when it refuses them.
     """
-    told = _told(model)
-    size = told.own_size if told else "256x256" if model.own_size == "auto" else model.own_size
+    told = told_by(model)
+    if told:
+        return told
+    size = "256x256" if model.own_size == "auto" else model.own_size
     try:
         found = run_once(model.client, lambda client: _probe(model, client, size))
     except CallFailed as error:
         raise ModelError(
             f"the server refuses: {error.reason}: {error.message}", "check name, address and key"
         ) from None
-    if told:
-        found = replace(found, takes=tuple(dict.fromkeys([*found.takes, *told.takes])))
     _remember(model, found)
     return found
 
@@ -129,9 +129,11 @@ def _pixels(pictures: Sequence[Picture | CallFailed]) -> list[Any]:
     return found
 
 
-def _told(model: Remote) -> Server | None:
-    """What our own server, and others like it, say of a model in the answer to `GET /v1/models/NAME`."""
-    url = f"{model.address()}/models/{model.served_name()}"
+def told_by(model: Remote) -> Server | None:
+    """What a server like our own says of a model, for nothing; raises ModelError when it does not answer."""
+    url = model.description_url()
+    if not url:
+        return None
     try:
         answer = run_once(model.client, lambda client: client.call("GET", url)).json()
     except CallFailed as error:
