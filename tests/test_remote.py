@@ -242,7 +242,8 @@ def test_after_kill_9_what_may_have_been_paid_for_is_told_and_nothing_is_double(
         assert imagemill("status", "out", "--json").json["unknown_outcome"]["images"] == told["images"]
 
 
-def test_an_interrupt_keeps_what_is_in_flight() -> None:
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
+def test_an_interrupt_keeps_what_is_in_flight(signals: list[signal.Signals]) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         pytest.skip("SIGINT is ignored where the tests run, as under nohup, and so by what they start")
     Path("prompts.txt").write_text("\n".join(prompts(200)))
@@ -254,7 +255,9 @@ def test_an_interrupt_keeps_what_is_in_flight() -> None:
         process = subprocess.Popen([sys.executable, "-m", "imagemill", *arguments], stderr=subprocess.PIPE, text=True)
         while not list(Path().glob("out/images/*/*.png")):
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        # `timeout` sends two at once.
+        for each in signals:
+            process.send_signal(each)
         _, said = process.communicate(timeout=20)
         assert process.returncode == 130, said
         assert "Traceback" not in said
