@@ -13,7 +13,6 @@ from pydantic import Field
 
 from imagemill.environment import package_version
 from imagemill.errors import MissingExtra, ModelError, UsageError, did_you_mean
-from imagemill.models.base import ModelInfo
 from imagemill.records import Request
 from imagemill.remote.client import CallFailed, Client, checked_base_url, told
 from imagemill.remote.model import Picture, Remote, decoded, image_of
@@ -59,30 +58,6 @@ class Hf(Remote):
             raise UsageError("`endpoint_namespace` without `endpoint_name`", "name the endpoint too")
         return super().resolve(known, workers)
 
-    def info(self) -> ModelInfo:
-        """What is known of it without a call."""
-        width, height = self.own_width_and_height()
-        takes = self.takes
-        return ModelInfo(
-            name=f"hf:{self.model}",
-            revision="unknown",
-            width=width,
-            height=height,
-            num_inference_steps=0,
-            guidance_scale=0.0,
-            scheduler="",
-            batch_size=1,
-            takes_seed="seed" in takes,
-            takes_negative_prompt="negative_prompt" in takes,
-            takes_guidance="guidance_scale" in takes,
-            takes_steps="num_inference_steps" in takes,
-            takes_scheduler="scheduler" in takes,
-            seconds_per_image=60 / self.images_per_minute if self.images_per_minute else None,
-            bytes_per_image=width * height * 3 // 2,
-            reproducibility="server",
-            as_received=True,
-        )
-
     def needs_key(self) -> bool:
         """Whether it is on the hub."""
         return not self.base_url
@@ -112,10 +87,6 @@ class Hf(Remote):
         """Chat completions, of the router or of the endpoint."""
         address = self.address()
         return f"{address}/chat/completions" if address.endswith("/v1") else f"{address}/v1/chat/completions"
-
-    def headers(self) -> dict[str, str]:
-        """With the token, when there is one."""
-        return {"Authorization": f"Bearer {self.key()}"} if self.key() else {}
 
     async def pictures(self, client: Client, requests: Sequence[Request]) -> Sequence[Picture | CallFailed]:
         """Make one image."""

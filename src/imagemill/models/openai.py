@@ -157,29 +157,13 @@ class Openai(Remote):
         """What is known of it without a call."""
         width, height = self.own_width_and_height()
         family = self.family()
-        takes = self.takes
-        seconds = 60 / self.images_per_minute if self.images_per_minute else None
-        return ModelInfo(
-            name=f"openai:{self.model}",
-            revision="unknown",
-            width=width,
-            height=height,
-            num_inference_steps=0,
-            guidance_scale=0.0,
-            scheduler="",
-            batch_size=family.n if "n" in takes and "seed" not in takes else 1,
-            takes_seed="seed" in takes,
-            takes_negative_prompt="negative_prompt" in takes,
-            takes_guidance="guidance_scale" in takes,
-            takes_steps="num_inference_steps" in takes,
-            takes_scheduler="scheduler" in takes,
-            takes_images="image" in takes,
+        return replace(
+            super().info(),
+            batch_size=family.n if "n" in self.takes and "seed" not in self.takes else 1,
+            takes_images="image" in self.takes,
             sizes=family.sizes,
             size_multiple=family.size_multiple,
-            seconds_per_image=seconds,
             bytes_per_image=width * height * 3 // (2 if self.output_format in {None, "png"} else 12),
-            reproducibility="server",
-            as_received=True,
         )
 
     def family(self) -> Family:
@@ -215,10 +199,6 @@ class Openai(Remote):
     def chat_url(self) -> str:
         """Chat completions."""
         return f"{self.address()}/chat/completions"
-
-    def headers(self) -> dict[str, str]:
-        """With the key, when there is one."""
-        return {"Authorization": f"Bearer {self.key()}"} if self.key() else {}
 
     def table_price(self) -> float | None:
         """For the model's own size."""

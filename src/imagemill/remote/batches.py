@@ -20,7 +20,7 @@ from imagemill.errors import LimitReached, ModelError
 from imagemill.models.base import Result
 from imagemill.records import Request
 from imagemill.remote.client import CallFailed, Client, told
-from imagemill.remote.engine import Journal, run_once
+from imagemill.remote.engine import Journal, run_once, total
 
 if TYPE_CHECKING:
     from imagemill.remote.model import Remote
@@ -91,9 +91,7 @@ class Batches:
         return {there[token]: list(names) for token, names in open_batches.items() if token in there}
 
     def _cost(self, names: Sequence[str]) -> float | None:
-        costs = [self._model.cost(self._requests[name]) for name in names]
-        known = [cost for cost in costs if cost is not None]
-        return sum(known) if len(known) == len(costs) else None
+        return total(self._model.cost(self._requests[name]) for name in names)
 
     def _affordable(self, names: Sequence[str], wait: bool) -> list[str]:
         """As many as the budget bears; raises LimitReached when it bears none and nothing is to be waited for."""

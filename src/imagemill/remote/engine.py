@@ -130,6 +130,16 @@ def stream(
         stop.set()
 
 
+def total(costs: Iterable[float | None]) -> float | None:
+    """The sum; None when one of them is not known."""
+    known = 0.0
+    for cost in costs:
+        if cost is None:
+            return None
+        known += cost
+    return known
+
+
 def _chunks(items: list[Item], most: int) -> Iterator[list[Item]]:
     for start in range(0, len(items), most):
         yield items[start : start + most]
@@ -234,9 +244,7 @@ class _Run(Generic[Item, Done]):
         self._changed.set()
 
     def _cost(self, call: _Call[Item]) -> float | None:
-        costs = [self._cost_of(item) for item in call.items]
-        known = [cost for cost in costs if cost is not None]
-        return sum(known) if len(known) == len(costs) else None
+        return total(self._cost_of(item) for item in call.items)
 
     def _is_too_much(self, cost: float | None) -> bool:
         """Whether the budget does not bear a call; raises LimitReached when nothing in flight can change that."""

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from imagemill.errors import UsageError
 from imagemill.images import open_image
-from imagemill.models.base import Measured, Model, Result
+from imagemill.models.base import Measured, Model, ModelInfo, Result
 from imagemill.records import Batch, FailureReason, Request, Size
 from imagemill.remote.client import CallFailed, Client, checked_base_url
 from imagemill.remote.engine import Journal, Settings, stream
@@ -103,9 +103,32 @@ class Remote(Model):
                 raise ValueError("a price is dollars, such as `0.04` or `1024x1024=0.04`")
         return values
 
-    @abstractmethod
+    def info(self) -> ModelInfo:
+        """What is known of it without a call."""
+        width, height = self.own_width_and_height()
+        return ModelInfo(
+            name=f"{self.component_name()}:{self.served_name()}",
+            revision="unknown",
+            width=width,
+            height=height,
+            num_inference_steps=0,
+            guidance_scale=0.0,
+            scheduler="",
+            batch_size=1,
+            takes_seed="seed" in self.takes,
+            takes_negative_prompt="negative_prompt" in self.takes,
+            takes_guidance="guidance_scale" in self.takes,
+            takes_steps="num_inference_steps" in self.takes,
+            takes_scheduler="scheduler" in self.takes,
+            seconds_per_image=60 / self.images_per_minute if self.images_per_minute else None,
+            bytes_per_image=width * height * 3 // 2,
+            reproducibility="server",
+            as_received=True,
+        )
+
     def headers(self) -> dict[str, str]:
-        """What every call says, with the key."""
+        """What every call says: the key, when there is one."""
+        return {"Authorization": f"Bearer {self.key()}"} if self.key() else {}
 
     @abstractmethod
     async def pictures(self, client: Client, requests: Sequence[Request]) -> Sequence[Picture | CallFailed]:
