@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -886,3 +887,11 @@ def test_what_could_not_be_reached_for_a_while_is_made_later() -> None:
             )
         )  # fmt: skip
     assert [result.reason for result in results] == [None] * 6
+
+
+def test_a_file_that_never_comes_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        model = Openai(model="m", base_url=url, timeout=0.3)
+        with pytest.raises(CallFailed, match="the download broke"):
+            run_once(model.client, lambda client: client.download(f"{url}/file", Path("file"), 1000))

@@ -209,7 +209,9 @@ class Client:
         import httpx2
 
         try:
-            request = self._client.build_request("GET", url, headers=self._own)
+            # A large file may take long; silence may not.
+            timeout = httpx2.Timeout(self._timeout, connect=_CONNECT)
+            request = self._client.build_request("GET", url, headers=self._own, timeout=timeout)
             response = await self._client.send(request, stream=True)
             try:
                 if response.status_code != 200:
@@ -223,7 +225,7 @@ class Client:
                         file.write(part)
             finally:
                 await response.aclose()
-        except (httpx2.HTTPError, OSError, TimeoutError) as error:
+        except (httpx2.HTTPError, OSError) as error:
             raise CallFailed(
                 "server_error", f"the download broke: {type(error).__name__}: {error}", again=True
             ) from None
