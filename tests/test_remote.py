@@ -24,13 +24,13 @@ import pytest
 import imagemill as package
 from imagemill.dataset.calls import Calls, Unknown
 from imagemill.images import decode
-from imagemill.models.base import Result, find_model
+from imagemill.models.base import Question, Result, find_model
 from imagemill.models.hf import Hf, image_in
 from imagemill.models.openai import FAMILIES, Openai
 from imagemill.records import FailureReason, Request
 from imagemill.remote.client import CallFailed, Client, checked_base_url, retry_after
 from imagemill.remote.engine import Settings, run_once, stream
-from imagemill.remote.model import Question, Remote
+from imagemill.remote.model import Remote
 
 from .conftest import Command
 from .faults.server import KINDS, Faults, FaultServer, expected_color, program, serving
@@ -611,7 +611,7 @@ def test_questions_about_images_are_answered() -> None:
         assert Counter(reply.question.name for reply in replies) == Counter(map(str, range(40)))
         good = [reply for reply in replies if reply.reason is None]
         assert len(good) > 30
-        assert all(reply.question.prompt in reply.text and "2" in reply.text for reply in good)
+        assert all(reply.question.prompt in reply.texts[0] and "2" in reply.texts[0] for reply in good)
         assert {reply.reason for reply in replies if reply.reason} <= {"moderation_blocked"}
 
 

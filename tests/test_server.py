@@ -55,7 +55,7 @@ class Sketch(Fake):
     _may_draw: threading.Event = PrivateAttr(default_factory=threading.Event)
 
     def info(self) -> ModelInfo:
-        return ModelInfo("sketch", "1", 64, 48, 4, 2.0, "euler", 8, takes_images=True, size_multiple=16)
+        return ModelInfo("sketch", "1", 64, 48, 4, 2.0, "euler", 8, most_images=16, takes_mask=True, size_multiple=16)
 
     def make(self, batches: Iterable[Batch]) -> Iterator[Result]:
         for batch in batches:

@@ -27,7 +27,8 @@ EXTENSIONS: dict[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 64 * 2**20
 
-_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+_MADE, _COMPOSITE = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -42,6 +43,8 @@ _SIMPLE = 0.2
 _AVERAGE = 3
 """The number of the filter."""
 _PNG_END = b"IEND\xaeB`\x82"
+_ORIENTATION = 0x0112
+_VISIBLE = 32
 _USER_COMMENT = 0x9286
 _EXIF_FOLDER = 0x8769
 _SEGMENT = 60_000
@@ -63,18 +66,22 @@ _SAMPLER_NAMES = {
 """k-diffusion names as A1111 shows them."""
 
 
-def encode(pixels: Pixels, image_format: ImageFormat, recipe: Mapping[str, Any] | None, mark: bool) -> bytes:
+def encode(
+    pixels: Pixels, image_format: ImageFormat, recipe: Mapping[str, Any] | None, mark: bool, composite: bool = False
+) -> bytes:
     """Encode an image with its recipe (None: without) and, when `mark`, the sign that an AI made it.
 
-    PNG and WebP are lossless; JPEG has quality 95 without chroma subsampling. The same input gives the same bytes.
+    `composite`: out of another picture. PNG and WebP are lossless; JPEG has quality 95 without chroma subsampling.
+    The same input gives the same bytes.
     """
+    origin = (_COMPOSITE if composite else _MADE) if mark else ""
     if image_format == "png":
         texts = {}
         if recipe is not None:
             texts["parameters"] = a1111_parameters(recipe)
             texts["imagemill"] = json.dumps(recipe, separators=(",", ":"))
         if mark:
-            texts["XML:com.adobe.xmp"] = _xmp(None, mark)
+            texts["XML:com.adobe.xmp"] = _xmp(None, origin)
         return _png(pixels, texts)
     from PIL import Image
 
@@ -84,7 +91,7 @@ def encode(pixels: Pixels, image_format: ImageFormat, recipe: Mapping[str, Any] 
     if recipe is not None:
         if image_format == "jpeg":
             text = a1111_parameters(_fitting(recipe, lambda recipe: a1111_parameters(recipe).encode("utf-16-be")))
-            recipe = _fitting(recipe, lambda recipe: _xmp(recipe, True).encode())
+            recipe = _fitting(recipe, lambda recipe: _xmp(recipe, origin).encode())
         else:
             text = a1111_parameters(recipe)
         exif = Image.Exif()
@@ -92,7 +99,7 @@ def encode(pixels: Pixels, image_format: ImageFormat, recipe: Mapping[str, Any] 
         exif.get_ifd(_EXIF_FOLDER)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
         options["exif"] = exif
     if recipe is not None or mark:
-        options["xmp"] = _xmp(recipe, mark).encode()
+        options["xmp"] = _xmp(recipe, origin).encode()
     image.save(buffer, image_format.upper(), **options)
     return buffer.getvalue()
 
@@ -163,10 +170,10 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))
 
 
-def _xmp(recipe: Mapping[str, Any] | None, mark: bool) -> str:
+def _xmp(recipe: Mapping[str, Any] | None, origin: str) -> str:
     content = ""
-    if mark:
-        content += f"<Iptc4xmpExt:DigitalSourceType>{_SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>"
+    if origin:
+        content += f"<Iptc4xmpExt:DigitalSourceType>{_SOURCE_TYPES}{origin}</Iptc4xmpExt:DigitalSourceType>"
     if recipe is not None:
         # ASCII JSON escapes the control characters that XML forbids.
         content += f"<imagemill:recipe>{escape(json.dumps(recipe, separators=(',', ':')))}</imagemill:recipe>"
@@ -248,6 +255,65 @@ def decode(data: bytes) -> Pixels:
     return np.asarray(open_image(data).convert("RGB"))
 
 
+def upright(data: bytes) -> Image.Image:
+    """Open a picture as it is meant to be seen, in RGB: turned as its EXIF says, transparent parts on white.
+
+    Raises ValueError like `open_image`, and for one that moves.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    image = open_image(data)
+    # Cameras put a second, smaller picture into a JPEG (MPO); the first one is the picture.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise ValueError(f"it moves: {image.n_frames} pictures in one file")  # type: ignore[attr-defined]
+    with suppress(Exception), warnings.catch_warnings():
+        # EXIF data that cannot be read says nothing.
+        warnings.simplefilter("ignore")
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether every reader sees in a file what `upright` sees: neither turned nor transparent, and 8 bits of RGB."""
+    image = open_image(data)
+    kinds = set(EXTENSIONS) >= {str(image.format).lower()}
+    turned = image.getexif().get(_ORIENTATION, 1) != 1
+    return kinds and image.mode in {"RGB", "L"} and not turned and "transparency" not in image.info
+
+
+def mask_of(data: bytes) -> Image.Image:
+    """Open a mask as gray: 255 where it is transparent or, without transparency, as bright as it is.
+
+    Raises ValueError like `open_image`.
+    """
+    from PIL import ImageChops
+
+    image = open_image(data)
+    if "A" in image.getbands() or "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            return ImageChops.invert(alpha)
+    return upright(data).convert("L")
+
+
+def changed(before: Pixels, after: Pixels) -> tuple[float, float]:
+    """How far two pictures of one size differ: their mean absolute difference, 0..1, and the share of the area.
+
+    An area has changed where a channel differs by more than an eighth of its range.
+    """
+    import numpy as np
+
+    difference = np.abs(before.astype(np.int16) - after.astype(np.int16))
+    return float(difference.mean() / 255), float((difference.max(axis=2) > _VISIBLE).mean())
+
+
 def embedded_recipe(image: Image.Image) -> dict[str, Any] | None:
     """Return the recipe that an image of ours carries, None when it carries none."""
     text = image.info.get("imagemill")
@@ -265,7 +331,8 @@ def embedded_recipe(image: Image.Image) -> dict[str, Any] | None:
 def is_marked(image: Image.Image) -> bool:
     """Whether the image says that an AI made it."""
     xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp", b"")
-    return _SOURCE_TYPE in (xmp if isinstance(xmp, str) else xmp.decode(errors="replace"))
+    text = xmp if isinstance(xmp, str) else xmp.decode(errors="replace")
+    return any(f"{_SOURCE_TYPES}{origin}<" in text for origin in (_MADE, _COMPOSITE))
 
 
 def psnr(one: Pixels, other: Pixels) -> float:

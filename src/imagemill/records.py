@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -140,9 +141,15 @@ class Request:
     columns: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 1
     images: tuple[str, ...] = ()
-    """Files of the pictures to start from."""
+    """Files of the pictures to start from; in a dataset each is named by the SHA-256 of its bytes."""
     mask: str = ""
     """File of the picture whose transparent or white area is to be changed; empty for all."""
+    strength: float = 0.0
+    """How much of the first picture may change, from 0 to 1; 0.0 also where the model takes none."""
+    turn: int = 1
+    """Its place among the edits of a conversation, each of which starts from what the one before has made."""
+    original: bool = False
+    """Whether the first picture itself is kept, and nothing made."""
 
     @property
     def name(self) -> str:
@@ -152,6 +159,13 @@ class Request:
     @property
     def recipe(self) -> dict[str, Any]:
         """The part of the record that decides the pixels; no position, no pass-through column."""
+        from_images: dict[str, Any] = {}
+        if self.images:
+            from_images = {
+                "strength": float(self.strength),
+                "source_sha256": [Path(path).stem for path in self.images],
+                **({"mask_sha256": Path(self.mask).stem} if self.mask else {}),
+            }
         return {
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
@@ -162,6 +176,7 @@ class Request:
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": float(self.guidance_scale),
             "scheduler": self.scheduler,
+            **from_images,
         }
 
     @property

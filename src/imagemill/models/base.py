@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from imagemill.component import Component, component_names, find_component
 from imagemill.environment import means_path
@@ -38,8 +38,16 @@ class ModelInfo:
     takes_seed: bool = True
     takes_steps: bool = True
     takes_scheduler: bool = True
-    takes_images: bool = False
-    """Whether it starts from pictures when a request has some."""
+    most_images: int = 0
+    """Pictures a request may start from."""
+    needs_images: bool = False
+    """Whether it makes nothing without one."""
+    takes_mask: bool = False
+    """Whether a request may say where the first picture is to be changed."""
+    needs_mask: bool = False
+    """Whether a request must say it."""
+    strength: float | None = None
+    """Its own share of the picture that may change; None when it takes none."""
     per_row_guidance: bool = False
     """Whether requests with different guidance can share a forward pass."""
     guided_above: float = -1.0
@@ -94,6 +102,33 @@ class Result:
     """What the model adds to the record: the same keys for each of its images."""
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something to ask of images."""
+
+    name: str
+    """To tell it from others."""
+    prompt: str
+    """Empty for a model that only describes what it sees."""
+    images: tuple[bytes, ...] = ()
+    """PNG, JPEG or WebP files."""
+    count: int = 1
+    """Replies wanted, different ones when there are several."""
+    seed: int = 0
+    """Decides how replies differ; from 0 to below 2^32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of a question: texts, or a reason."""
+
+    question: Question
+    texts: tuple[str, ...] = ()
+    """As many as were wanted."""
+    reason: FailureReason | None = None
+    message: str = ""
+
+
 class Model(Component, ABC):
     """Makes images."""
 
@@ -142,21 +177,82 @@ class Model(Component, ABC):
         """
 
 
+class Described(Protocol):
+    """What is known of a model that makes text."""
+
+    @property
+    def name(self) -> str:
+        """As datasets say it."""
+
+    @property
+    def revision(self) -> str:
+        """The exact version."""
+
+    @property
+    def license(self) -> str:
+        """As Hugging Face names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextInfo:
+    """What is known of a model that makes text and nothing else, before it is loaded."""
+
+    name: str
+    revision: str
+    license: str = "unknown"
+
+
+class TextModel(Component, ABC):
+    """Makes text about images."""
+
+    @abstractmethod
+    def info(self) -> Described:
+        """Describe the model without loading it; raises UsageError when it cannot be found."""
+
+    @abstractmethod
+    def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
+        """Replace every `auto`, as `Model.resolve` does."""
+
+    @abstractmethod
+    def ready(self, workers: int) -> None:
+        """Raise UsageError when something is missing that a plan can do without, such as a key."""
+
+    @abstractmethod
+    def answer(self, questions: Iterable[Question]) -> Iterator[Reply]:
+        """Load, then answer questions, in any order; one that fails is a reply with a reason, never an exception.
+
+        Raises ModelError when nothing can go on.
+        """
+
+
 def find_model(name: str, parameters: Mapping[str, Any]) -> Model:
     """Make the model that `--model` names.
 
     A component (`shapes`), a component with its model (`diffusers:NAME`), or what diffusers loads: a folder or a hub
     id. Raises UsageError for anything else.
     """
+    found, parameters = _find(name, parameters, "diffusers")
+    if not issubclass(found, Model):
+        raise UsageError(f"`{name}` makes no images", "see `imagemill models`")
+    return found.parse(parameters, f"model {found.component_name()}")
+
+
+def find_text_model(name: str, parameters: Mapping[str, Any]) -> TextModel:
+    """Make the model that describes images: like `find_model`, with transformers for a folder or a hub id."""
+    found, parameters = _find(name, parameters, "transformers")
+    if not issubclass(found, TextModel):
+        raise UsageError(f"`{name}` makes no text", "see `imagemill models`")
+    return found.parse(parameters, f"model {found.component_name()}")
+
+
+def _find(name: str, parameters: Mapping[str, Any], library: str) -> tuple[type[Component], Mapping[str, Any]]:
+    """The class that a name means, with the parameters; `library` is what loads folders and hub ids."""
     component, colon, rest = name.partition(":")
     known = component_names("models")
     if colon and component in known:
         parameters = {**parameters, "model": rest}
     elif name not in known and (Path(name).is_dir() or means_path(name) or re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
-        component, parameters = "diffusers", {**parameters, "model": name}
+        component, parameters = library, {**parameters, "model": name}
     else:
         component = name
-    found = find_component("models", component)
-    if not issubclass(found, Model):
-        raise UsageError(f"`{name}` is not a model", "see `imagemill models`")
-    return found.parse(parameters, f"model {component}")
+    return find_component("models", component), parameters

@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from imagemill.models.base import Model, ModelInfo, Result
+from imagemill.images import mask_of, upright
+from imagemill.models.base import Model, ModelInfo, Question, Reply, Result, TextModel
 from imagemill.records import Batch, FailureReason, Request, to_json
 
 if TYPE_CHECKING:
     from imagemill.images import Pixels
 
 
-class Fake(Model):
+_WORDS = ("red", "green", "blue", "gray"), ("circle", "square", "heart", "star"), ("left", "right", "top", "middle")
+
+
+class Fake(Model, TextModel):
     """Draws a pattern from a hash of the request, and can be slow, greedy or failing on purpose."""
 
     latency: float = Field(0.0, ge=0)
@@ -49,6 +54,9 @@ class Fake(Model):
             seconds_per_image=0.001 + self.latency / 8,
             bytes_per_image=2_000,
             reproducibility="row_exact",
+            most_images=16,
+            takes_mask=True,
+            strength=0.8,
         )
 
     def make(self, batches: Iterable[Batch]) -> Iterator[Result]:
@@ -63,17 +71,38 @@ class Fake(Model):
                     yield Result(request, _pattern(request))
         del held
 
+    def answer(self, questions: Iterable[Question]) -> Iterator[Reply]:
+        """Name three things that are a hash of the images."""
+        for question in questions:
+            time.sleep(self.latency)
+            digest = hashlib.shake_128(b"".join(question.images)).digest(3 * question.count)
+            texts = tuple(
+                " ".join(words[byte % 4] for words, byte in zip(_WORDS, digest[3 * number :], strict=False))
+                for number in range(question.count)
+            )
+            if self.fail_text and self.fail_text in texts[0]:
+                yield Reply(question, reason=self.fail_reason, message="asked to fail")
+            else:
+                yield Reply(question, texts)
+
     def _fails(self, request: Request) -> bool:
         chosen = (self.fail_text and self.fail_text in request.prompt) or request.seed < self.fail_rate * 2**32
         return bool(chosen) and (self.fail_attempts == 0 or request.attempt <= self.fail_attempts)
 
 
 def _pattern(request: Request) -> Pixels:
-    """Eight by eight squares whose colors are the hash of the request."""
+    """Eight by eight squares whose colors are the hash of the request, over its first picture by its strength."""
     import numpy as np
 
     digest = hashlib.shake_128(to_json(request.recipe).encode()).digest(192)
     squares = np.frombuffer(digest, np.uint8).reshape(8, 8, 3)
     rows = np.arange(request.height) * 8 // request.height
     columns = np.arange(request.width) * 8 // request.width
-    return np.ascontiguousarray(squares[rows[:, None], columns[None, :]])
+    pixels = squares[rows[:, None], columns[None, :]]
+    if request.images:
+        source = upright(Path(request.images[0]).read_bytes()).resize(request.size)
+        share = np.full((request.height, request.width, 1), request.strength)
+        if request.mask:
+            share *= np.asarray(mask_of(Path(request.mask).read_bytes()).resize(request.size))[..., None] / 255
+        pixels = (np.asarray(source) * (1 - share) + pixels * share).round().astype(np.uint8)
+    return np.ascontiguousarray(pixels)

@@ -160,7 +160,8 @@ class Openai(Remote):
         return replace(
             super().info(),
             batch_size=family.n if "n" in self.takes and "seed" not in self.takes else 1,
-            takes_images="image" in self.takes,
+            most_images=16 if "image" in self.takes else 0,
+            takes_mask="image" in self.takes,
             sizes=family.sizes,
             size_multiple=family.size_multiple,
             bytes_per_image=width * height * 3 // (2 if self.output_format in {None, "png"} else 12),

@@ -16,34 +16,13 @@ from pydantic import Field, field_validator
 
 from imagemill.errors import UsageError
 from imagemill.images import open_image
-from imagemill.models.base import Measured, Model, ModelInfo, Result
+from imagemill.models.base import Measured, Model, ModelInfo, Question, Reply, Result, TextModel
 from imagemill.records import Batch, FailureReason, Request, Size
 from imagemill.remote.client import CallFailed, Client, checked_base_url
 from imagemill.remote.engine import Journal, Settings, stream
 from imagemill.remote.servers import Server
 
 Takes = Literal["seed", "negative_prompt", "num_inference_steps", "guidance_scale", "scheduler", "n", "size", "image"]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Something to ask of images."""
-
-    name: str
-    """To tell it from others."""
-    prompt: str
-    images: tuple[bytes, ...] = ()
-    """PNG, JPEG or WebP files."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came of a question: a text, or a reason."""
-
-    question: Question
-    text: str = ""
-    reason: FailureReason | None = None
-    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +37,7 @@ class Picture:
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Remote(Model):
+class Remote(Model, TextModel):
     """A model behind a server, called over HTTP."""
 
     key_variable: ClassVar[str]
@@ -212,8 +191,18 @@ class Remote(Model):
 
     def answer(self, questions: Iterable[Question], journal: Journal | None = None) -> Iterator[Reply]:
         """Ask about images, in any order; a question that fails is a reply with a reason."""
-        yield from stream(
-            ((question,) for question in questions),
+        # A call brings one text: what is wanted several times is asked several times, and gathered.
+        texts: dict[str, list[str]] = {}
+        asked: dict[str, Question] = {}
+
+        def calls() -> Iterator[tuple[Question, ...]]:
+            for question in questions:
+                asked[question.name] = question
+                for number in range(question.count):
+                    yield (replace(question, name=f"{question.name}\0{number}", seed=question.seed + number),)
+
+        for reply in stream(
+            calls(),
             self.client,
             self._ask,
             self._settings(),
@@ -223,7 +212,16 @@ class Remote(Model):
             cost_of=lambda question: None,
             refused=lambda question, failure: Reply(question, reason=failure.reason, message=failure.message),
             journal=journal,
-        )
+        ):
+            name = reply.question.name.partition("\0")[0]
+            if name not in asked:
+                continue
+            if reply.reason:
+                yield replace(reply, question=asked.pop(name))
+                continue
+            texts.setdefault(name, []).extend(reply.texts)
+            if len(texts[name]) == asked[name].count:
+                yield Reply(asked.pop(name), tuple(texts.pop(name)))
 
     def client(self) -> Client:
         """A new pool of connections to the server."""
@@ -299,7 +297,7 @@ class Remote(Model):
             text = None
         if not isinstance(text, str):
             raise CallFailed("server_error", "the answer holds no text", again=True, paid=None)
-        return [Reply(question, text)]
+        return [Reply(question, (text,))]
 
     @abstractmethod
     def served_name(self) -> str:

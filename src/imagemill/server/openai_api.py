@@ -145,8 +145,8 @@ class _OpenaiApi:
             fields, images, mask = _parts(form)
             options = form_options(fields)
             served = self._models.find(options.model)
-            if not served.info.takes_images:
-                able = [f"`{name}`" for name, other in self._models.all.items() if other.info.takes_images]
+            if not served.info.most_images:
+                able = [f"`{name}`" for name, other in self._models.all.items() if other.info.most_images]
                 others = f"those that do: {', '.join(able)}" if able else "none of the models served does"
                 raise wrong(f"`{served.name}` takes no images; {others}", "image", "unsupported_parameter")
             size = size_of(options.size, served.info)

@@ -98,7 +98,7 @@ class Served:
             "negative_prompt": info.takes_negative_prompt,
             "guidance_scale": info.takes_guidance,
             "scheduler": bool(info.schedulers),
-            "image": info.takes_images,
+            "image": info.most_images > 0,
         }
         return {
             "takes": [name for name, taken in takes.items() if taken],
