@@ -22,7 +22,8 @@ import pytest
 
 from imagemill.dataset import Dataset
 from imagemill.errors import UsageError
-from imagemill.models.diffusers.folders import Hub, Lora, is_pickle
+from imagemill.hub import Hub, is_pickle
+from imagemill.models.diffusers.folders import Lora
 
 from . import pipelines
 from .conftest import Command
@@ -134,7 +135,7 @@ def test_code_of_the_model_is_refused_and_allowed_only_by_revision(
     command = [sys.executable, "-m", "imagemill", *map(str, run(model, "--trust-remote-code", "--revision", revision))]
     assert subprocess.run(command, check=False).returncode == 0
     assert Path("executed").exists()
-    late = "from imagemill.models.diffusers.folders import *; import_package('diffusers'); allow_code()"
+    late = "from imagemill.hub import *; import_package('diffusers'); allow_code()"
     ran_late = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True, check=False)
     assert "has imported diffusers without remote code" in ran_late.stderr
     assert f"is now `{revision}`" in imagemill(*run(model, "--revision", "0" * 16)).err

@@ -20,7 +20,8 @@ HEAVY = {
 LAYERS = [
     {"errors"},
     {"component", "environment", "images"},
-    {"records"},
+    {"records", "hub"},
+    {"devices"},
     {"readers"},
     {"tables"},
     {"plan"},

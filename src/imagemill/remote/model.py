@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from imagemill.errors import UsageError
 from imagemill.images import open_image
 from imagemill.models.base import Measured, Model, ModelInfo, Question, Reply, Result, TextModel
-from imagemill.records import Batch, FailureReason, Request, Size
+from imagemill.records import Batch, Request, Size
 from imagemill.remote.client import CallFailed, Client, checked_base_url
 from imagemill.remote.engine import Journal, Settings, stream
 from imagemill.remote.servers import Server

@@ -7,25 +7,17 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from imagemill.environment import cores, means_path
+from imagemill.devices import OnDevice
+from imagemill.environment import means_path
 from imagemill.errors import ModelError, UsageError
+from imagemill.hub import Hub, allow_code, import_package, license_of, read_config, revision_of, stamp_of
 from imagemill.models.base import Measured, Model, ModelInfo, Result
 from imagemill.models.diffusers.families import FAMILIES
-from imagemill.models.diffusers.folders import (
-    Hub,
-    Lora,
-    allow_code,
-    check_safe,
-    import_package,
-    license_of,
-    read_config,
-    revision_of,
-    stamp_of,
-)
+from imagemill.models.diffusers.folders import Lora, check_safe, pipeline_of
 from imagemill.models.diffusers.schedulers import scheduler_name, scheduler_table
 from imagemill.models.diffusers.traits import Traits, general_traits, traits
 from imagemill.records import Batch, Request, Size
@@ -34,18 +26,12 @@ if TYPE_CHECKING:
     from imagemill.models.diffusers.engine import Engine
 
 
-class Pipeline(Model):
+class Pipeline(OnDevice, Model):
     """A diffusers pipeline in a folder."""
 
     batch_size: ClassVar[int | None] = None
     """The most that suits the model everywhere; None to measure it."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    """Where it runs: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Number format of the weights; `auto` is float32 on a CPU and bfloat16 elsewhere."""
-    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """CPU threads; they decide the last bits, so they are kept for the whole dataset."""
     exact: bool = True
     """The same bits whatever else is in a batch: short ones are padded, and kernels are not chosen by speed alone."""
     compile: bool = False
@@ -70,31 +56,14 @@ class Pipeline(Model):
         if self.attention.endswith("_hub"):
             raise UsageError(f"`attention`: `{self.attention}` is code from the hub", "take one without `_hub`")
         resolved = super().resolve(known, workers)
-        if resolved.device == "mps" and not import_package("torch").backends.mps.is_available():
-            raise UsageError("`mps` is not there", "see `imagemill doctor`")
+        resolved.check_device()
         if resolved.device == "cpu" and self.offload != "none":
             raise UsageError("`offload` brings parts of a model to a GPU, and `device` is `cpu`", "leave it out")
-        if resolved.device.startswith("cuda"):
-            count = import_package("torch").cuda.device_count()
-            if int(resolved.device.partition(":")[2] or 0) >= count:
-                raise UsageError(
-                    f"there is no device `{resolved.device}`: {count} CUDA devices", "see `imagemill doctor`"
-                )
         return resolved
 
     def automatic(self, workers: int) -> Mapping[str, Any]:
-        """Take the best device that is there, and share its cores."""
-        torch = import_package("torch")
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        fast = device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-        return {
-            "device": device,
-            "dtype": "float32" if device == "cpu" else "bfloat16" if fast else "float16",
-            # Elsewhere than on the CPU they decide nothing, and must not depend on how many work.
-            "threads": max(1, cores() // workers) if device == "cpu" else 1,
-        }
+        """What suits this machine."""
+        return self.suitable(workers)
 
     def info(self) -> ModelInfo:
         """Read the folder's configuration files."""
@@ -201,7 +170,7 @@ class Diffusers(Pipeline):
             hub = self._hub()
             code = {"trust_remote_code": True} if self.trust_remote_code else {}
             path = (
-                hub.pipeline(self.model, self.revision, variant=self.variant, **code)
+                pipeline_of(hub, self.model, self.revision, variant=self.variant, **code)
                 if weights
                 else hub.files(self.model, self.revision)
             )

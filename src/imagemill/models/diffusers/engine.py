@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from imagemill.environment import processor
 from imagemill.errors import ModelError
+from imagemill.hub import import_package
 from imagemill.models.base import Measured, Result
 from imagemill.models.diffusers.families import FAMILIES, Family, General, Text
-from imagemill.models.diffusers.folders import import_package
 from imagemill.models.diffusers.schedulers import scheduler_name, scheduler_table
 from imagemill.records import Batch, FailureReason, Request, Size
 

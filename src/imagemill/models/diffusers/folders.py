@@ -1,138 +1,29 @@
-"""Where pipelines and LoRAs lie, which version they are, and that nothing in them runs code."""
+"""What pipelines add to a model's folder: an index of parts, and LoRAs."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
-import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from imagemill.environment import means_path
-from imagemill.errors import MissingExtra, UsageError
-
-_HASHED = {".json", ".safetensors", ".txt", ".model", ".py"}
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-_DESCRIBING = ["*.json", "*.txt", "*.model", "README.md"]
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+from imagemill.errors import UsageError
+from imagemill.hub import WEIGHTS, Hub, check_weights, import_package, is_pickle, is_safetensors, refused
 
 
-_NO_CODE = "DIFFUSERS_DISABLE_REMOTE_CODE"
-
-
-def allow_code() -> None:
-    """Let diffusers run a model's own code; raises UsageError where it has been imported without."""
-    os.environ[_NO_CODE] = "0"
-    constants = sys.modules.get("diffusers.utils.constants")
-    if getattr(constants, _NO_CODE, False):
-        raise UsageError("this process has imported diffusers without remote code", "start a new one")
-
-
-def import_package(name: str) -> Any:
-    """Import a package of the extra `local`, with the settings that must stand before."""
-    os.environ.setdefault(_NO_CODE, "1")
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        return __import__(name)
-    except ImportError:
-        raise MissingExtra(name, "imagemill[local]") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Hub:
-    """How the Hugging Face hub is reached."""
-
-    cache: str | None
-    offline: bool
-
-    def pipeline(self, repository: str, revision: str | None, **options: Any) -> Path:
-        """The folder of a pipeline's copy in the cache, fetched where it is not there; raises UsageError."""
-        diffusers = import_package("diffusers")
-        return self._fetched(
-            diffusers.DiffusionPipeline.download, repository, revision, use_safetensors=True, **options
-        )
-
-    def files(self, repository: str, revision: str | None, patterns: Sequence[str] = _DESCRIBING) -> Path:
-        """The same for the files of a repository that match, those that describe a pipeline when none are named."""
-        hub = import_package("huggingface_hub")
-        return self._fetched(hub.snapshot_download, repository, revision, allow_patterns=list(patterns))
-
-    def _fetched(self, fetch: Callable[..., Any], repository: str, revision: str | None, **options: Any) -> Path:
-        try:
-            return Path(
-                fetch(repository, revision=revision, cache_dir=self.cache, local_files_only=self.offline, **options)
-            )
-        except (OSError, ValueError) as error:
-            if self.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
-                raise UsageError(
-                    f"`{repository}` is neither here nor in the cache, and the hub is not asked while offline",
-                    "fetch it once online, or name the cache with `--hf-cache-dir`",
-                ) from error
-            raise UsageError(
-                f"`{repository}` is neither here nor on the hub: {_first_line(error)}",
-                "check its name, the network and, where it needs one, `HF_TOKEN`",
-            ) from error
-
-    def commit(self, repository: str, revision: str | None) -> str:
-        """The commit that a branch or tag stands for now; offline, the one in the cache."""
-        if revision and _COMMIT.fullmatch(revision):
-            return revision
-        return self.files(repository, revision).name
-
-
-def revision_of(folder: Path) -> str:
-    """The commit of a copy from the hub, else a hash of every configuration and weight file."""
-    if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name):
-        return folder.name
-    return _hash(folder, stamp_of(folder))
-
-
-def stamp_of(folder: Path) -> tuple[tuple[Path, int, int], ...]:
-    """Every file that decides what a pipeline does, with size and time: tells cheaply that nothing has changed."""
-    paths = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names]
-    return tuple(
-        (path, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in sorted(paths) if path.suffix in _HASHED
-    )
-
-
-@lru_cache(maxsize=8)
-def _hash(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Hash files, once as long as they stay as they are: there may be many gigabytes."""
-    digest = hashlib.sha256()
-    for path, _, _ in files:
-        with path.open("rb") as file:
-            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raises UsageError."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"`{path}` cannot be read: {error}", "is the model's folder complete?") from None
-    return dict(value)
-
-
-def license_of(folder: Path) -> str:
-    """The licence in the model's card."""
-    card = folder / "README.md"
-    found = re.search(r"^license:\s*(\S+)", card.read_text(errors="replace"), re.MULTILINE) if card.is_file() else None
-    return found[1].strip("\"'") if found else "unknown"
+def pipeline_of(hub: Hub, repository: str, revision: str | None, **options: Any) -> Path:
+    """The folder of a pipeline's copy in the cache, fetched where it is not there; raises UsageError."""
+    diffusers = import_package("diffusers")
+    return hub.fetched(diffusers.DiffusionPipeline.download, repository, revision, use_safetensors=True, **options)
 
 
 def check_safe(folder: Path, index: Mapping[str, Any], code_allowed: bool = False) -> None:
     """Raise UsageError when loading a pipeline would unpickle something or run code of its own.
 
-    What a file is, its first bytes say, not its name. A pipeline class of its own is never loaded.
+    A pipeline class of its own is never loaded.
     """
     if not isinstance(index.get("_class_name"), str):
         raise UsageError(f"`{folder}` wants a pipeline class of its own", "only pipelines of diffusers are loaded")
@@ -145,20 +36,7 @@ def check_safe(folder: Path, index: Mapping[str, Any], code_allowed: bool = Fals
                 "read it; then allow it with `--trust-remote-code` and the commit you have read in `--revision`",
             )
     for name in parts:
-        files = sorted(path for path in (folder / name).glob("*") if path.suffix in _WEIGHTS)
-        pickles = [path for path in files if is_pickle(path)]
-        sound = [path for path in files if path.suffix == ".safetensors" and path not in pickles]
-        wrong = [path for path in pickles if path.suffix == ".safetensors" or not sound]
-        if wrong:
-            raise refused(wrong[0])
-        for path in sound:
-            if not is_safetensors(path):
-                raise UsageError(f"`{path}` is no safetensors file, whatever its name says", "is it complete?")
-        for path in (folder / name).glob("*.safetensors.index.json"):
-            listed = set(map(str, dict(read_config(path).get("weight_map", {})).values()))
-            other = sorted(file for file in listed if Path(file).suffix != ".safetensors" or Path(file).name != file)
-            if other:
-                raise UsageError(f"`{path}` names `{other[0]}`, which is no safetensors file beside it", "convert it")
+        check_weights(folder / name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +89,7 @@ class Lora:
             path = hub.files(repository, self.revision or None, [file_name or "*.safetensors"]) / file_name
         if not path.exists():
             raise UsageError(f"there is no LoRA `{self.name}`", "name a file, or OWNER/NAME/FILE on the hub")
-        files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in _WEIGHTS)
+        files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in WEIGHTS)
         for file in files:
             if is_pickle(file):
                 raise refused(file)
@@ -226,33 +104,3 @@ class Lora:
         """Repository on the hub and file in it, empty when not named."""
         words = self.name.split("/")
         return "/".join(words[:2]), "/".join(words[2:])
-
-
-def is_safetensors(path: Path) -> bool:
-    """Whether a file begins with the length of a JSON header, and the header."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
-
-
-def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle or an archive of PyTorch, whatever it is called."""
-    if is_safetensors(path):
-        return False
-    with path.open("rb") as file:
-        head = file.read(512)
-    # A bare pickle of protocol 2 or later, a ZIP as `torch.save` writes it, a TAR as it once did, and a text pickle.
-    binary = head[:1] == b"\x80" and head[1:2] <= b"\x05"
-    return binary or head[:2] == b"PK" or head[257:262] == b"ustar" or head[:1] in (b"(", b"c", b"]", b"}")
-
-
-def refused(path: Path) -> UsageError:
-    """The error for a pickle."""
-    return UsageError(
-        f"`{path}` is a pickle, which can run any code when it is loaded",
-        "convert it where you trust it: `safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)`",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
