@@ -16,11 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from imagemill.contact_sheet import contact_sheet
 from imagemill.images import (
     EXTENSIONS,
     MAX_BYTES,
     ImageFormat,
-    contact_sheet,
     decode,
     embedded_recipe,
     encode,

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from imagemill.errors import UsageError
 from imagemill.plan import PART_SIZE, Plan, batches, derive_seed
 from imagemill.records import SEED_LIMIT, Request, Sampling
-from imagemill.tables import PromptTable, read_table
+from imagemill.tables import read_table
+from imagemill.tables.columns import PromptTable
 
 FULL = {"seed": 42, "width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 3.0, "scheduler": "euler"}
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from imagemill.errors import UsageError
 from imagemill.operators.generate import generate
-from imagemill.readers import RawRow, read_source
 from imagemill.records import Reject
+from imagemill.tables.readers import RawRow, read_source
 
 ROWS = [{"prompt": "a cat, asleep", "mood": "calm"}, {"prompt": "zwei Hunde – 🐶", "mood": 'so "wild"'}]
 Read = tuple[list[RawRow], list[Reject], list[str]]

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from imagemill.errors import UsageError
 from imagemill.records import RECORD_KEYS, to_json
-from imagemill.tables import PromptTable, Table, read_table
+from imagemill.tables import Table, read_table
+from imagemill.tables.columns import PromptTable
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
         SomeFailed,
         UsageError,
     )
-    from imagemill.operators.generate import generate, retry
+    from imagemill.making.retrying import retry
+    from imagemill.operators.augment import augment
+    from imagemill.operators.caption import caption
+    from imagemill.operators.edit import edit
+    from imagemill.operators.generate import generate
     from imagemill.reproduction import Reproduction, reproduce
 
 __all__ = [
@@ -31,6 +35,9 @@ __all__ = [
     "Reproduction",
     "SomeFailed",
     "UsageError",
+    "augment",
+    "caption",
+    "edit",
     "generate",
     "reproduce",
     "retry",
@@ -43,8 +50,11 @@ _HOMES = {
     "Part": "dataset",
     "Reproduction": "reproduction",
     "reproduce": "reproduction",
+    "augment": "operators.augment",
+    "caption": "operators.caption",
+    "edit": "operators.edit",
     "generate": "operators.generate",
-    "retry": "operators.generate",
+    "retry": "making.retrying",
     "verify": "dataset.verify",
 }
 """Where the public names live; what is not here is an error class."""

@@ -55,6 +55,14 @@ def add_parameters(
             if parameter.type == "array":
                 options["action"] = "append"
         group.add_argument(parameter.flag, **options)
+        if parameter.type == "boolean" and parameter.name.startswith("keep_"):
+            # The word for it, beside the `--no-keep-…` that every flag has.
+            words = {
+                **options,
+                "action": "store_false",
+                "help": f"the same as {parameter.flag.replace('--', '--no-', 1)}",
+            }
+            group.add_argument(parameter.flag.replace("--keep-", "--drop-"), **words)
 
 
 def parameter_help(parameter: Parameter) -> str:

@@ -9,7 +9,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from html import escape, unescape
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +44,8 @@ _AVERAGE = 3
 """The number of the filter."""
 _PNG_END = b"IEND\xaeB`\x82"
 _ORIENTATION = 0x0112
+_LYING = {5, 6, 7, 8}
+"""Orientations whose width is the height of what is stored."""
 _VISIBLE = 32
 _USER_COMMENT = 0x9286
 _EXIF_FOLDER = 0x8769
@@ -230,16 +232,10 @@ def open_image(data: bytes) -> Image.Image:
     """Open and fully decode a PNG, JPEG or WebP; raises ValueError when it is anything else, damaged or too large."""
     from PIL import Image, ImageFile
 
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{len(data):,} bytes are more than {MAX_BYTES:,}")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError("`ImageFile.LOAD_TRUNCATED_IMAGES` is set, which hides damaged images")
+    image = _opened(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, on large images and odd EXIF data
-            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
         if image.format == "PNG" and _PNG_END not in data:
             raise OSError("the end is missing")  # Pillow is content when the last pixel is there
         image.load()
@@ -248,11 +244,39 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
+def _opened(data: bytes) -> Image.Image:
+    """Open an image within limits, its pixels still packed; raises ValueError."""
+    from PIL import Image
+
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{len(data):,} bytes are more than {MAX_BYTES:,}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, on large images and odd EXIF data
+            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a whole PNG, JPEG or WebP image: {error}") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
+    return image
+
+
 def decode(data: bytes) -> Pixels:
     """Return the pixels of a PNG, JPEG or WebP; raises ValueError like `open_image`."""
     import numpy as np
 
     return np.asarray(open_image(data).convert("RGB"))
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Tell width and height of a picture as it is meant to be seen, by its first bytes; raises ValueError."""
+    image = _opened(data)
+    width, height = image.size
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if image.getexif().get(_ORIENTATION, 1) in _LYING:
+            return height, width
+    return width, height
 
 
 def upright(data: bytes) -> Image.Image:
@@ -280,9 +304,8 @@ def upright(data: bytes) -> Image.Image:
     return image.convert("RGB")
 
 
-def is_plain(data: bytes) -> bool:
+def is_plain(image: Image.Image) -> bool:
     """Whether every reader sees in a file what `upright` sees: neither turned nor transparent, and 8 bits of RGB."""
-    image = open_image(data)
     kinds = set(EXTENSIONS) >= {str(image.format).lower()}
     turned = image.getexif().get(_ORIENTATION, 1) != 1
     return kinds and image.mode in {"RGB", "L"} and not turned and "transparency" not in image.info
@@ -341,57 +364,3 @@ def psnr(one: Pixels, other: Pixels) -> float:
 
     error = float(np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2))
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
-
-
-def contact_sheet(tiles: Sequence[tuple[Pixels, str]], columns: int = 6, side: int = 160) -> Pixels:
-    """Lay images out in a grid with a caption under each, as one RGB picture."""
-    import numpy as np
-    from PIL import Image, ImageDraw
-
-    gap, caption = 12, 42
-    columns = max(1, min(columns, len(tiles)))
-    rows = math.ceil(len(tiles) / columns)
-    sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * (side + caption + gap) + gap), (250, 250, 250))
-    draw = ImageDraw.Draw(sheet)
-    font = _font(13)
-    for position, (pixels, text) in enumerate(tiles):
-        x = gap + position % columns * (side + gap)
-        y = gap + position // columns * (side + caption + gap)
-        image = Image.fromarray(pixels)
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-        if max(image.size) < side:
-            scale = side / max(image.size)
-            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
-        left, top = x + (side - image.width) // 2, y + (side - image.height) // 2
-        sheet.paste(image, (left, top))
-        draw.rectangle((left, top, left + image.width - 1, top + image.height - 1), outline=(210, 210, 210))
-        for number, line in enumerate(_wrapped(text, side, font)):
-            draw.text((x, y + side + 4 + 17 * number), line, fill=(60, 60, 60), font=font)
-    return np.asarray(sheet)
-
-
-def _wrapped(text: str, width: int, font: Any) -> list[str]:
-    """Break a caption into at most two lines of `width` pixels."""
-    lines = [""]
-    for word in text[:200].split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-        elif len(lines) == 2:
-            while lines[-1] and font.getlength(lines[-1] + "…") > width:
-                lines[-1] = lines[-1][:-1]
-            lines[-1] += "…"
-            break
-        else:
-            lines.append(word)
-    return lines
-
-
-def _font(size: int) -> Any:
-    """A font of this machine that knows most scripts, else Pillow's own, which knows ASCII."""
-    from PIL import ImageFont
-
-    for name in ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf"):
-        with suppress(OSError):
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 from imagemill.errors import UsageError
-from imagemill.records import NO_SEED, SEED_LIMIT, Batch, Request, Row, Sampling, Size, safe_column
-from imagemill.tables import PromptTable, parse_template
+from imagemill.records import NO_SEED, SEED_LIMIT, Batch, Denoising, Request, Row, Sample, Size, safe_column
+from imagemill.tables.columns import TableOptions, parse_template
 
 PART_SIZE = 1_000
 """Images in a part, as in DiffusionDB."""
@@ -23,6 +23,7 @@ _NONE: Mapping[str, Any] = {
     "num_inference_steps": 0,
     "scheduler": "",
     "seed": NO_SEED,
+    "strength": 0.0,
 }
 
 
@@ -40,8 +41,8 @@ class Plan:
     def __init__(
         self,
         rows: Sequence[Row],
-        options: PromptTable,
-        sampling: Sampling,
+        options: TableOptions,
+        sampling: Denoising,
         unused: Collection[str] = (),
         guided_above: float = -1.0,
     ) -> None:
@@ -62,35 +63,75 @@ class Plan:
         self.rows = _selected(rows, options, sampling.seed)
 
     def __len__(self) -> int:
-        return sum(self._images(row) for row in self.rows) * len(self.variants)
+        return sum(self._images(row) * len(self.variants) + self._originals(row) for row in self.rows)
 
     def requests(self) -> Iterator[Request]:
         """Yield the requests, part by part, in the order of the table."""
-        position = 0
+        for position, request in enumerate(self._requests()):
+            yield replace(request, part=position // PART_SIZE + 1)
+
+    def _requests(self) -> Iterator[Request]:
         for row in self.rows:
-            count = self._images(row)
-            for number, variant in enumerate(self.variants):
-                values = self._values(row, variant)
-                told = variant.overrides.get("seed", row.overrides.get("seed"))
-                unseeded = "seed" in self._unused
-                for image in range(count):
-                    seed = self._seeds[row.id, image] if told is None else (told + image) % SEED_LIMIT
-                    yield Request(
-                        row=row.index,
-                        image=number * count + image,
-                        part=position // PART_SIZE + 1,
-                        id=row.id,
-                        prompt=self._prompt(row, variant),
-                        negative_prompt=values["negative_prompt"],
-                        seed=NO_SEED if unseeded else seed,
-                        width=values["width"],
-                        height=values["height"],
-                        num_inference_steps=values["num_inference_steps"],
-                        guidance_scale=float(values["guidance_scale"]),
-                        scheduler=values["scheduler"],
-                        columns={**row.columns, **{safe_column(name): text for name, text in variant.fields.items()}},
-                    )
-                    position += 1
+            image = first = 0
+            for sample in row.samples:
+                if sample.keep_original:
+                    yield self._original(row, sample, image)
+                    image += 1
+                turns = len(sample.prompts) or 1
+                made = self._count(row) * turns
+                for variant in self.variants:
+                    for number in range(made):
+                        yield self._request(row, sample, variant, image, first + number, number % turns)
+                        image += 1
+                first += made
+
+    def _request(self, row: Row, sample: Sample, variant: _Variant, image: int, number: int, turn: int) -> Request:
+        values = self._values(row, variant)
+        told = variant.overrides.get("seed", row.overrides.get("seed"))
+        seed = self._seeds[row.id, number] if told is None else (told + number) % SEED_LIMIT
+        width, height = sample.size or (values["width"], values["height"])
+        return Request(
+            row=row.index,
+            image=image,
+            part=0,
+            id=row.id,
+            prompt=self._prompt(row, variant, sample.prompts[turn] if sample.prompts else row.prompt),
+            negative_prompt=values["negative_prompt"],
+            seed=NO_SEED if "seed" in self._unused else seed,
+            width=width,
+            height=height,
+            num_inference_steps=values["num_inference_steps"],
+            guidance_scale=float(values["guidance_scale"]),
+            scheduler=values["scheduler"],
+            columns=_columns(row, sample, variant.fields),
+            images=sample.images,
+            mask=sample.mask_image,
+            strength=float(values.get("strength", 0.0)),
+            turn=turn + 1,
+            problem=sample.problem,
+        )
+
+    def _original(self, row: Row, sample: Sample, image: int) -> Request:
+        width, height = sample.full_size
+        return Request(
+            row=row.index,
+            image=image,
+            part=0,
+            id=row.id,
+            # As the images made from it say it, apart from what a variation has changed.
+            prompt=self._prompt(row, self.variants[0], sample.prompts[0] if sample.prompts else row.prompt),
+            negative_prompt="",
+            seed=NO_SEED,
+            width=width,
+            height=height,
+            num_inference_steps=0,
+            guidance_scale=0.0,
+            scheduler="",
+            columns=_columns(row, sample, self.variants[0].fields),
+            images=sample.images,
+            original=True,
+            problem=sample.problem,
+        )
 
     def sizes(self) -> dict[Size, int]:
         """How many images of each size can share a pass, whatever `limit` and `sample` leave out of the table."""
@@ -98,8 +139,10 @@ class Plan:
         for row in self._table:
             for variant in self.variants:
                 values = self._values(row, variant)
-                same = (values["width"], values["height"], values["num_inference_steps"], values["scheduler"])
-                kinds[same] += self._images(row)
+                for sample in row.samples:
+                    size = sample.size or (values["width"], values["height"])
+                    # Only images of one turn can share a pass.
+                    kinds[*size, values["num_inference_steps"], values["scheduler"]] += self._count(row)
         sizes: dict[Size, int] = {}
         for (width, height, *_), count in kinds.items():
             sizes[width, height] = max(count, sizes.get((width, height), 0))
@@ -118,15 +161,35 @@ class Plan:
             values["negative_prompt"] = ""
         return values
 
-    def _images(self, row: Row) -> int:
-        return int(row.overrides.get("images_per_prompt", self.sampling.images_per_prompt))
+    def _count(self, row: Row) -> int:
+        """Images made of each sample of a row, or conversations held about it."""
+        return _count(row, self.sampling)
 
-    def _prompt(self, row: Row, variant: _Variant) -> str:
-        prompt = row.prompt
+    def _images(self, row: Row) -> int:
+        return self._count(row) * _turns(row)
+
+    def _originals(self, row: Row) -> int:
+        return sum(sample.keep_original for sample in row.samples)
+
+    def _prompt(self, row: Row, variant: _Variant, prompt: str) -> str:
         if self._template:
             fields = {**row.fields, **variant.fields}
             prompt = "".join(literal + (fields[name] if name else "") for literal, name in self._template)
         return " ".join(text for text in (self.options.prompt_prefix, prompt, self.options.prompt_postfix) if text)
+
+
+def _columns(row: Row, sample: Sample, fields: Mapping[str, str]) -> dict[str, Any]:
+    return {**row.columns, **{safe_column(name): text for name, text in fields.items()}, **sample.columns}
+
+
+def _count(row: Row, sampling: Denoising) -> int:
+    name = sampling.count_name
+    return int(row.overrides.get(name, getattr(sampling, name)))
+
+
+def _turns(row: Row) -> int:
+    """Images that one pass through all samples of a row makes."""
+    return sum(len(sample.prompts) or 1 for sample in row.samples)
 
 
 def batches(requests: Iterable[Request], sizes: Mapping[Size, int], per_row_guidance: bool = False) -> Iterator[Batch]:
@@ -150,7 +213,8 @@ def kind(request: Request, per_row_guidance: bool) -> tuple[Any, ...]:
     """What requests must have in common to share a forward pass."""
     # Without guidance the pass is half as wide.
     guidance = request.guidance_scale > 1 if per_row_guidance else request.guidance_scale
-    return (*request.size, request.num_inference_steps, guidance, request.scheduler)
+    pictures = request.strength, len(request.images), bool(request.mask)
+    return (*request.size, request.num_inference_steps, guidance, request.scheduler, *pictures)
 
 
 def derive_seed(job_seed: int, row_id: str, image: int, attempt: int = 0) -> int:
@@ -159,7 +223,7 @@ def derive_seed(job_seed: int, row_id: str, image: int, attempt: int = 0) -> int
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
 
 
-def _seeds(rows: Sequence[Row], sampling: Sampling) -> dict[tuple[str, int], int]:
+def _seeds(rows: Sequence[Row], sampling: Denoising) -> dict[tuple[str, int], int]:
     """Give every (row, image) a seed of its own.
 
     Where two hashes meet in 32 bits the larger one is drawn again, which depends on what is in the table and not on
@@ -168,7 +232,7 @@ def _seeds(rows: Sequence[Row], sampling: Sampling) -> dict[tuple[str, int], int
     taken: set[int] = set()
     drawn: list[tuple[int, str, int]] = []
     for row in rows:
-        count = int(row.overrides.get("images_per_prompt", sampling.images_per_prompt))
+        count = _count(row, sampling) * _turns(row)
         told = row.overrides.get("seed")
         if told is not None:
             taken.update((told + image) % SEED_LIMIT for image in range(count))
@@ -186,7 +250,7 @@ def _seeds(rows: Sequence[Row], sampling: Sampling) -> dict[tuple[str, int], int
     return seeds
 
 
-def _selected(rows: Sequence[Row], options: PromptTable, seed: int) -> Sequence[Row]:
+def _selected(rows: Sequence[Row], options: TableOptions, seed: int) -> Sequence[Row]:
     if options.sample and options.sample < len(rows):
         # The smallest hashes are a sample that does not depend on the order of the table.
         chosen = sorted(rows, key=lambda row: derive_seed(seed, row.id, -1))[: options.sample]
@@ -195,22 +259,24 @@ def _selected(rows: Sequence[Row], options: PromptTable, seed: int) -> Sequence[
     return rows[: options.limit] if options.limit else rows
 
 
-def _variants(options: PromptTable) -> list[_Variant]:
+def _variants(options: TableOptions) -> list[_Variant]:
     axes: list[list[tuple[str, Any]]] = []
+    sampling = options.sampling
+    count = sampling.count_name
     for item in options.vary:
         name, _, text = item.partition("=")
         if any(name == known for axis in axes for known, _ in axis[:1]):
             raise UsageError(f"`vary`: `{name}` is given twice", f"write all its values in one: `{name}=A,B`")
-        if name == "images_per_prompt":
-            raise UsageError("`vary`: `images_per_prompt` is not something to vary", "use `--images-per-prompt`")
+        if name == count:
+            raise UsageError(f"`vary`: `{count}` is not something to vary", f"use `--{count.replace('_', '-')}`")
         values: list[Any] = [value.strip() for value in text.split(",")]
-        if name in Sampling.model_fields:
-            values = [getattr(Sampling.parse({name: value}, "vary"), name) for value in values]
+        if name in sampling.model_fields:
+            values = [getattr(sampling.parse({name: value}, "vary"), name) for value in values]
             if name == "seed" and -1 in values:
                 raise UsageError("`vary`: a seed of -1 means none", "leave it out, or give seeds from 0")
         axes.append([(name, value) for value in values])
     variants = []
     for point in itertools.product(*axes):
-        overrides = {name: value for name, value in point if name in Sampling.model_fields}
+        overrides = {name: value for name, value in point if name in sampling.model_fields}
         variants.append(_Variant(overrides, {name: value for name, value in point if name not in overrides}))
     return variants

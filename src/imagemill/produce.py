@@ -20,33 +20,16 @@ from imagemill.dataset.calls import Calls
 from imagemill.dataset.card import write_card
 from imagemill.dataset.files import make_folder, sync_folder, write_file
 from imagemill.dataset.folder import Dataset, failure_line
+from imagemill.derived import continued, edit_columns, keep_original
 from imagemill.environment import cores
 from imagemill.errors import ImagemillError, ModelError
 from imagemill.executors.base import Executor, Sink
-from imagemill.images import EXTENSIONS, ImageFormat, encode, format_of
+from imagemill.images import EXTENSIONS, encode, format_of
 from imagemill.models.base import Model, Result
+from imagemill.output import Output, record_of
 from imagemill.plan import batches
-from imagemill.records import Batch, Maker, Record, Request, Size
+from imagemill.records import Batch, Record, Request
 from imagemill.remote.model import Remote
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """How images are written; everything a worker needs beside its model."""
-
-    folder: Path
-    maker: Maker
-    image_format: ImageFormat
-    metadata: bool
-    mark: bool
-    per_row_guidance: bool
-    batch_sizes: Mapping[Size, int] = field(default_factory=dict)
-    """Filled when the model has been measured."""
-
-    def recipe(self, result: Result) -> dict[str, Any]:
-        """Everything that decides the pixels of a result."""
-        batch_size = result.batch_size or self.batch_sizes[result.request.size]
-        return {**result.request.recipe, **self.maker.recipe, "batch_size": batch_size}
 
 
 @dataclass(slots=True)
@@ -78,6 +61,12 @@ class _Outcome:
 def pending_requests(dataset: Dataset, requests: Iterable[Request]) -> list[Request]:
     """Return the requests that have not ended; opens or seals parts as that demands."""
     failures = dataset.failures()
+    requests = list(requests)
+    # A picture that was absent or damaged may be there now.
+    there = {request.name for request in requests if request.images and not request.problem}
+    failures = {
+        name: line for name, line in failures.items() if line["request"].get("source_sha256") or name not in there
+    }
     failed = Counter(failure["part"] for failure in failures.values())
     pending: list[Request] = []
     for number, group in groupby(requests, key=lambda request: request.part):
@@ -109,10 +98,12 @@ def produce(
     write_card(dataset)
     report = Report(len(requests))
     try:
-        with _Committer(dataset, requests, report, progress) as committer:
-            work = committer.until_failure(batches(requests, output.batch_sizes, output.per_row_guidance))
-            if requests:
-                executor.run(partial(_make_images, model, output), work, committer.put)
+        # Each edit of a conversation starts from what the one before has made.
+        for turn in sorted({request.turn for request in requests}):
+            wave = [request for request in requests if request.turn == turn]
+            if turn > 1:
+                wave = continued(dataset, wave)
+            _produce_turn(dataset, wave, model, output, executor, report, progress)
     except BaseException:
         with suppress(ImagemillError):
             write_card(dataset)
@@ -126,6 +117,29 @@ def produce(
             "the same command continues; every request must have one result",
         )
     return report
+
+
+def _produce_turn(
+    dataset: Dataset,
+    requests: list[Request],
+    model: Model,
+    output: Output,
+    executor: Executor,
+    report: Report,
+    progress: Progress | None,
+) -> None:
+    with _Committer(dataset, requests, report, progress) as committer:
+        asked = []
+        for request in requests:
+            if request.problem:
+                committer.put(_Outcome(request.part, failure=failure_line(request, *request.problem)))
+            elif request.original:
+                committer.put(_Outcome(request.part, record=keep_original(output, request)))
+            else:
+                asked.append(request)
+        work = committer.until_failure(batches(asked, output.batch_sizes, output.per_row_guidance))
+        if asked:
+            executor.run(partial(_make_images, model, output), work, committer.put)
 
 
 def _make_images(model: Model, output: Output, work: Iterable[Batch], sink: Sink) -> None:
@@ -182,19 +196,23 @@ def _store(output: Output, result: Result) -> _Outcome:
         data, image_format = result.data, format_of(result.data)
     elif result.pixels is not None:
         image_format = output.image_format
-        data = encode(result.pixels, image_format, recipe if output.metadata else None, output.mark)
+        composite = bool(request.images)
+        data = encode(result.pixels, image_format, recipe if output.metadata else None, output.mark, composite)
     else:
         return _Outcome(request.part, failure=failure_line(request, result.reason or "model_error", result.message))
     name = f"{request.name}.{EXTENSIONS[image_format]}"
-    folder = output.folder / "images" / f"part-{request.part:06d}"
+    folder = output.part(request.part)
     make_folder(folder)
     write_file(folder / name, data, durable_name=False)
+    added = edit_columns(output, result, name, data) if output.operator == "edit" else {}
+    if output.operator == "augment":
+        added = {"original": False}
     record = {
-        "file_name": name,
-        **recipe,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        **record_of(name, recipe, hashlib.sha256(data).hexdigest()),
+        **added,
         **result.columns,
         **request.columns,
+        **output.later_columns,
     }
     return _Outcome(request.part, record=record)
 
@@ -211,6 +229,7 @@ class _Committer:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="imagemill-commit", daemon=True)
         self._start = time.perf_counter()
+        self._before = report.seconds
 
     def __enter__(self) -> _Committer:
         self._thread.start()
@@ -270,6 +289,6 @@ class _Committer:
                 if part.complete:
                     part.seal()
                 write_card(self._dataset)
-        self._report.seconds = time.perf_counter() - self._start
+        self._report.seconds = self._before + time.perf_counter() - self._start
         if self._progress and outcomes:
             self._progress(self._report)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -56,6 +56,7 @@ FailureReason = Literal[
     "moderation_blocked",
     "nan_image",
     "no_credit",
+    "no_source",
     "oom",
     "rate_limited",
     "server_error",
@@ -64,29 +65,96 @@ FailureReason = Literal[
 ]
 """Why a request can end without an image."""
 
+SOURCE_KEYS = (
+    "original",
+    "turn",
+    "strength",
+    "source_sha256",
+    "mask_sha256",
+    "edit_prompt",
+    "input_image_file_name",
+    "input_images_file_names",
+    "mask_file_name",
+    "edited_image_file_name",
+    "difference",
+    "changed_area",
+    "no_op",
+    "source_image",
+    "captioner",
+)
+"""Further keys of records whose images are made from others; no table's column takes their names there."""
+
+MADE_KEYS = ("redrawn", "dropped_tokens", "revised_prompt")
+"""What models add to records."""
+
 _READER_TRAPS = {"image", "images", "label"}
 """Column names that make `load_dataset` replace or hide the picture."""
 
 
-class Sampling(Component):
+class Denoising(Component):
     """The parameters that decide an image, with diffusers' names; a table may override them by row."""
+
+    count_name: ClassVar[str]
+    """The parameter that says how many images."""
 
     negative_prompt: str = ""
     """What the picture should not show, for rows that do not say it themselves."""
-    images_per_prompt: int = Field(1, ge=1, le=10_000)
-    """Images made for each prompt, each with a seed of its own."""
     seed: int = Field(-1, ge=-1, le=SEED_LIMIT - 1)
     """The job's seed, from which every image's seed is derived; -1 draws one and writes it down."""
-    width: int | None = Field(None, ge=8, le=16_384)
-    """Width in pixels; the model's own when not given."""
-    height: int | None = Field(None, ge=8, le=16_384)
-    """Height in pixels; the model's own when not given."""
     num_inference_steps: int | None = Field(None, ge=1, le=1_000)
     """Denoising steps; the model's own when not given."""
     guidance_scale: float | None = Field(None, ge=0, le=100)
     """How strongly the prompt is followed; the model's own when not given."""
     scheduler: str | None = None
     """Sampler by its k-diffusion name, such as `euler` or `dpmpp_2m`; the model's own when not given."""
+
+
+class Sampling(Denoising):
+    """What decides an image that is made from text alone."""
+
+    count_name: ClassVar[str] = "images_per_prompt"
+
+    images_per_prompt: int = Field(1, ge=1, le=10_000)
+    """Images made for each prompt, each with a seed of its own."""
+    width: int | None = Field(None, ge=8, le=16_384)
+    """Width in pixels; the model's own when not given."""
+    height: int | None = Field(None, ge=8, le=16_384)
+    """Height in pixels; the model's own when not given."""
+
+
+class Variation(Denoising):
+    """What decides an image that is made from another one, whose size it keeps."""
+
+    count_name: ClassVar[str] = "images_per_sample"
+
+    images_per_sample: int = Field(1, ge=1, le=10_000)
+    """Images made from each source image and its text, each with a seed of its own."""
+    strength: float | None = Field(None, ge=0, le=1)
+    """How much of the source may change: 0 keeps it, 1 ignores it; the model's own when not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The pictures that one request, or one conversation of requests, starts from, with their texts."""
+
+    sources: tuple[str, ...] = ()
+    """As the table names them: paths, or hashes of pictures that came as bytes."""
+    mask: str = ""
+    prompts: tuple[str, ...] = ()
+    """One for each turn; empty for the row's own."""
+    keep_original: bool = False
+    """Whether the first picture itself comes first."""
+    images: tuple[str, ...] = ()
+    """The files of the dataset that hold the pictures, when they have been taken in."""
+    mask_image: str = ""
+    full_size: Size = (0, 0)
+    """Of the first picture."""
+    size: Size | None = None
+    """Of the images to be made; None for the model's own."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What records say of the source."""
+    problem: tuple[FailureReason, str] | None = None
+    """Why nothing can be made of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +173,8 @@ class Row:
     """Values for the names of a prompt template."""
     columns: Mapping[str, Any]
     """The table's other columns."""
+    samples: tuple[Sample, ...] = (Sample(),)
+    """What is made of the row: more than one where it has several pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +220,8 @@ class Request:
     """Its place among the edits of a conversation, each of which starts from what the one before has made."""
     original: bool = False
     """Whether the first picture itself is kept, and nothing made."""
+    problem: tuple[FailureReason, str] | None = None
+    """Why it cannot be made, where that is known before a model is asked."""
 
     @property
     def name(self) -> str:
@@ -159,13 +231,6 @@ class Request:
     @property
     def recipe(self) -> dict[str, Any]:
         """The part of the record that decides the pixels; no position, no pass-through column."""
-        from_images: dict[str, Any] = {}
-        if self.images:
-            from_images = {
-                "strength": float(self.strength),
-                "source_sha256": [Path(path).stem for path in self.images],
-                **({"mask_sha256": Path(self.mask).stem} if self.mask else {}),
-            }
         return {
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
@@ -176,7 +241,17 @@ class Request:
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": float(self.guidance_scale),
             "scheduler": self.scheduler,
-            **from_images,
+        }
+
+    @property
+    def source_recipe(self) -> dict[str, Any]:
+        """The part of the record that names the pictures it starts from; empty when there are none."""
+        if not self.images:
+            return {}
+        return {
+            "strength": float(self.strength),
+            "source_sha256": [Path(path).stem for path in self.images],
+            **({"mask_sha256": Path(self.mask).stem} if self.mask else {}),
         }
 
     @property
@@ -193,6 +268,8 @@ class Request:
     def from_record(record: Mapping[str, Any], part: int, attempt: int = 1) -> Request:
         """Read back what made an image."""
         row, image = order_of(record["file_name"])
+        # `source_image` and `captioner` come with the request, like a table's columns.
+        own: set[str] = set(RECORD_KEYS).union(SOURCE_KEYS[:-2] if "source_sha256" in record else ())
         return Request(
             row=row,
             image=image,
@@ -206,8 +283,11 @@ class Request:
             num_inference_steps=record["num_inference_steps"],
             guidance_scale=record["guidance_scale"],
             scheduler=record["scheduler"],
-            columns={key: value for key, value in record.items() if key not in RECORD_KEYS},
+            columns={key: value for key, value in record.items() if key not in own},
             attempt=attempt,
+            strength=record.get("strength", 0.0),
+            turn=record.get("turn", 1),
+            original=record.get("original", False),
         )
 
 
@@ -251,13 +331,13 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def safe_column(name: str) -> str:
+def safe_column(name: str, taken: Container[str] = ()) -> str:
     """Give a table's column a name that no reader of the dataset takes for something else.
 
     `load_dataset` turns every column ending in `file_name` into an image, and lets `image` and `label`
-    replace the picture; the record's own keys are taken.
+    replace the picture; the record's own keys, and those in `taken`, are taken.
     """
-    if name in RECORD_KEYS or name in _READER_TRAPS:
+    if name in {*RECORD_KEYS, *_READER_TRAPS, "source_sha256"} or name in taken:
         name = f"table_{name}"
     return re.sub(r"file_name(s?)$", r"filename\1", name)
 

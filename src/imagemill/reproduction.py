@@ -9,7 +9,8 @@ from imagemill.dataset import Dataset
 from imagemill.errors import ImagemillError
 from imagemill.images import EXTENSIONS, decode, embedded_recipe, encode, is_marked, open_image, psnr
 from imagemill.models.base import find_model
-from imagemill.records import NO_SEED, Batch, Maker, Request
+from imagemill.output import recipe_of
+from imagemill.records import NO_SEED, Batch, Maker
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,9 @@ def reproduce(dataset: Dataset, name: str) -> Reproduction:
     part, record = dataset.find(name)
     file_name = record["file_name"]
     maker = Maker(record["model"], record["model_revision"], json.loads(record["model_parameters"]))
-    request = Request.from_record(record, part.number)
+    request = dataset.request(record, part.number)
+    if request.original:
+        return Reproduction(file_name, "cannot", "it is a picture that was taken in, and not made")
     if request.seed == NO_SEED:
         return Reproduction(file_name, "cannot", f"`{maker.model}` takes no seed: it draws another picture each time")
     try:
@@ -49,11 +52,11 @@ def reproduce(dataset: Dataset, name: str) -> Reproduction:
     image_format = next(form for form, extension in EXTENSIONS.items() if file_name.endswith("." + extension))
     recipe = None
     if embedded_recipe(kept) is not None:
-        recipe = {**result.request.recipe, **maker.recipe, "batch_size": result.batch_size or record["batch_size"]}
+        recipe = recipe_of(result.request, maker, result.batch_size or record["batch_size"])
     if result.data is not None:
         again = result.data
     elif result.pixels is not None:
-        again = encode(result.pixels, image_format, recipe, is_marked(kept))
+        again = encode(result.pixels, image_format, recipe, is_marked(kept), composite=bool(request.images))
     else:
         return Reproduction(file_name, "cannot", f"the model failed with {result.reason}: {result.message}")
     if again == data:

@@ -5,6 +5,9 @@ from __future__ import annotations
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("generate", "make 24 images with the built-in model: no GPU, no key, no network"),
     "generate": ("generate", "a prompt table becomes an image dataset"),
+    "augment": ("generate", "pictures and captions become more pictures"),
+    "edit": ("generate", "pictures and instructions become edited pictures"),
+    "caption": ("caption", "say in a column of a dataset what is in its images"),
     "status": ("datasets", "how far a dataset is"),
     "retry": ("generate", "make failed requests again"),
     "verify": ("datasets", "check every promise of a dataset again"),

@@ -107,8 +107,9 @@ def sheet(arguments: Sequence[str]) -> int:
 
 def write_sheet(dataset: Dataset, path: Path, limit: int, columns: int) -> None:
     """Write a contact sheet; raises UsageError."""
+    from imagemill.contact_sheet import contact_sheet
     from imagemill.dataset.files import make_folder, write_file
-    from imagemill.images import contact_sheet, decode, encode
+    from imagemill.images import decode, encode
 
     if path.suffix.lower() != ".png":
         raise UsageError(f"a sheet is a PNG, got: `{path}`", f"call it `{path.with_suffix('.png')}`")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,40 +16,92 @@ from imagemill.flags import Parser, add_parameters, given, parse
 from imagemill.terminal import Meter, Terminal, duration, number, size
 
 if TYPE_CHECKING:
-    from imagemill.operators.generate import Prepared
+    from imagemill.making.preparation import Making, Prepared
 
+_CONTINUES = "The same command again continues after any interruption."
 _EXAMPLE_COUNT = 3
 """Final prompts that a dry run shows."""
 
 
 def generate(arguments: Sequence[str]) -> int:
-    """Make a dataset."""
-    from imagemill.models.base import find_model
-    from imagemill.operators.generate import DEFAULT_MODEL, Generate, execute, prepare, raise_if_all_failed
+    """Make a dataset from prompts."""
+    from imagemill.operators.generate import Generate
 
-    early = Parser(add_help=False, allow_abbrev=False)
-    early.add_argument("--model", default=DEFAULT_MODEL)
-    model = type(find_model(early.parse_known_args(arguments)[0].model, {}))
     parser = command_parser(
         "generate",
         epilog="imagemill generate prompts.csv -o out --images-per-prompt 4 --seed 42\n"
-        "imagemill generate prompts.csv -o out --dry-run\n"
-        "The same command again continues after any interruption.",
+        "imagemill generate prompts.csv -o out --dry-run\n" + _CONTINUES,
     )
     parser.add_argument(
         "table", help="CSV, TSV, JSONL, JSON, TXT or Parquet, also .gz or .zst; `-` for stdin; a Hugging Face dataset"
     )
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="the dataset, new or to be continued")
+    return _make(parser, Generate, arguments, lambda parsed: (parsed.table, Path(parsed.output)))
+
+
+def augment(arguments: Sequence[str]) -> int:
+    """Make a dataset from pictures and captions."""
+    from imagemill.operators.augment import Augment
+
+    parser = command_parser(
+        "augment",
+        epilog="imagemill augment photos -o more --model MODEL --strength 0.8 --images-per-sample 3\n"
+        "imagemill augment table.jsonl -o more --caption-column text --drop-original\n" + _CONTINUES,
+    )
+    return _make(parser, Augment, arguments, _from_pictures(parser, "augmented"))
+
+
+def edit(arguments: Sequence[str]) -> int:
+    """Make a dataset from pictures and instructions."""
+    from imagemill.operators.edit import Edit
+
+    parser = command_parser(
+        "edit",
+        epilog="imagemill edit table.jsonl -o edited --model MODEL --instruction-column instruction\n" + _CONTINUES,
+    )
+    return _make(parser, Edit, arguments, _from_pictures(parser, "edited"))
+
+
+def _from_pictures(parser: Parser, made: str) -> Callable[[Namespace], tuple[str, Path]]:
+    """Add where pictures come from and go to; returns what reads both."""
+    from imagemill.making.intake import output_for
+
+    parser.add_argument("source", metavar="IN", help="a dataset, a folder of images, or a table with a column of paths")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="the dataset, new or to be continued [default: IMAGEMILL_OUTPUT_DIR, else beside IN]",
+    )
+    return lambda parsed: (parsed.source, output_for(parsed.source, parsed.output, made))
+
+
+def _make(
+    parser: Parser,
+    operator: type[Making],
+    arguments: Sequence[str],
+    places: Callable[[Namespace], tuple[str, Path]],
+) -> int:
+    """Make a dataset; `places` reads from the arguments where it comes from and goes to."""
+    from imagemill.making.execution import execute, raise_if_all_failed
+    from imagemill.making.preparation import DEFAULT_MODEL, prepare
+    from imagemill.models.base import find_model
+
+    early = Parser(add_help=False, allow_abbrev=False)
+    early.add_argument("--model", default=DEFAULT_MODEL)
+    name = early.parse_known_args(arguments)[0].model
+    model = type(find_model(operator.family.get(name, name), {}))
     parser.add_argument(
         "--dry-run", action="store_true", help="show the plan and the first final prompts, make nothing"
     )
     parser.add_argument("--json", action="store_true", help="print the plan or the result as JSON on stdout")
     add_workers(parser)
-    add_parameters(parser, "the job", Generate)
-    add_parameters(parser, f"the model `{model.component_name()}`", model, skip=Generate.model_fields)
+    add_parameters(parser, "the job", operator)
+    add_parameters(parser, f"the model `{model.component_name()}`", model, skip=operator.model_fields)
     parsed = parse(parser, arguments)
     terminal = Terminal(parsed.quiet, parsed.json)
-    prepared = prepare(parsed.table, parsed.output, given(parsed, Generate, model), parsed.workers, parsed.devices)
+    source, output = places(parsed)
+    prepared = prepare(operator, source, output, given(parsed, operator, model), parsed.workers, parsed.devices)
     for line in prepared.talk:
         terminal.say(line)
     if prepared.info.note and "model" not in vars(parsed):
@@ -64,11 +117,11 @@ def generate(arguments: Sequence[str]) -> int:
     try:
         with Meter(terminal, prepared.pending) as meter:
             report = execute(prepared, meter)
-        dataset = Dataset(parsed.output)
+        dataset = Dataset(output)
         raise_if_all_failed(dataset)
     except (SomeFailed, LimitReached):
         if parsed.json:
-            terminal.data(status_data(Dataset(parsed.output)), "")
+            terminal.data(status_data(Dataset(output)), "")
         raise
     if report.done:
         rate = report.done / report.seconds
@@ -117,7 +170,7 @@ def _plan_data(prepared: Prepared, prompts: list[str]) -> dict[str, Any]:
 def retry(arguments: Sequence[str]) -> int:
     """Make failed requests again."""
     from imagemill.dataset import Dataset
-    from imagemill.operators.generate import model_of, retry
+    from imagemill.making.retrying import model_of, retry
 
     parser = dataset_parser("retry")
     parser.add_argument("--reason", action="append", default=[], help="only those that failed so; may be repeated")

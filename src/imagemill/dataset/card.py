@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,34 @@ _MEANINGS = {
     "sha256": "of the file",
     "revised_prompt": "what the server says it has drawn instead; empty when it says nothing",
     "redrawn": "seeds given up because their image was faulty or blocked",
+    "strength": "how much of the source could change, from 0 to 1; 0 where the model takes none",
+    "source_sha256": "of the pictures it was made from, files in `.imagemill/sources`",
+    "mask_sha256": "of the mask, white where the picture could change",
+    "original": "whether it is a source itself, as it came",
+    "source_image": "the source, as the table names it",
+    "captioner": "the model that described the source; empty where the table did",
+    "turn": "place among the edits of a conversation; each starts from what the one before has made",
+    "edit_prompt": "the instruction",
+    "input_image_file_name": "the picture before the edit",
+    "input_images_file_names": "all pictures that the edit started from",
+    "mask_file_name": "the mask, white where the picture could change",
+    "edited_image_file_name": "the picture after the edit, the same as `file_name`",
+    "difference": "mean absolute difference between before and after, from 0 to 1",
+    "changed_area": "share of the area where a channel differs by more than an eighth of its range",
+    "no_op": "whether the edit has changed nothing that can be seen",
     "dropped_tokens": "tokens at the prompt's end that the model did not read",
 }
+
+
+_KINDS = {
+    "generate": ("text-to-image", "made by an AI model, `{model}`, from a table of {rows:,} prompts"),
+    "augment": (
+        "image-to-image",
+        "that an AI model, `{model}`, made of the pictures of {rows:,} rows, or sources",
+    ),
+    "edit": ("image-to-image", "edited by an AI model, `{model}`, as {rows:,} rows of instructions say"),
+}
+"""By operator: the task as Hugging Face names it, and what the images are."""
 
 
 def write_card(dataset: Dataset) -> None:
@@ -53,13 +80,14 @@ def render_card(dataset: Dataset) -> str:
     step: dict[str, Any] = job["steps"][0]
     counts = dataset.counts()
     first = next(iter(dataset), None)
+    task, made = _KINDS[step["operator"]]
     # Not the folder's name: a dataset that is moved stays as it is, byte by byte.
     name = f"{Path(job['input']['table']).stem} by {Path(step['model']).name}"
     return f"""---
 pretty_name: {json.dumps(name)}
 license: {step["license"]}
 task_categories:
-- text-to-image
+- {task}
 tags:
 - synthetic
 - image
@@ -72,7 +100,7 @@ size_categories:
 
 # {name}
 
-{counts.done:,} images made by an AI model, `{step["model"]}`, from a table of {counts.rows_accepted:,} prompts.
+{counts.done:,} images {made.format(model=step["model"], rows=counts.rows_accepted)}.
 
 ```python
 from datasets import load_dataset
@@ -84,7 +112,7 @@ dataset = load_dataset("path/to/this/folder", split="train")
 
 {_parameters(step)}
 
-{_again(first)}
+{_again(first, step)}
 
 ## Counts
 
@@ -92,11 +120,11 @@ dataset = load_dataset("path/to/this/folder", split="train")
 
 ## Columns
 
-{_columns(first)}
+{_columns(first, job["steps"][1:])}
 
 ## Origin
 
-All images are synthetic. {_marking(step)}
+{_synthetic(step)} {_marking(step)}
 The prompts come from `{job["input"]["table"]}`; the model's license applies to what it makes (`{step["license"]}`).
 """
 
@@ -127,13 +155,21 @@ def _parameters(step: dict[str, Any]) -> str:
         "scheduler",
         "seed",
         "images_per_prompt",
+        "images_per_sample",
+        "strength",
+        "captioner",
+        "captioner_revision",
     )
     rows = [f"| `{key}` | {step[key]} |" for key in shown if step.get(key) not in (None, "")]
-    rows.append(f"| size | {step['width']} × {step['height']}, {step['image_format']} |")
+    size = f"{step['width']} × {step['height']}" if "width" in step else "the source's"
+    rows.append(f"| size | {size}, {step['image_format']} |")
     return "\n".join(["| parameter | value |", "|---|---|", *rows])
 
 
-def _again(first: Record | None) -> str:
+def _again(first: Record | None, step: dict[str, Any]) -> str:
+    if step["operator"] == "augment":
+        return """Every parameter stands in `job.toml`, and every record says all that is needed to make its image
+again, out of the sources in `.imagemill/sources`."""
     if first and first["seed"] == NO_SEED:
         return "Every parameter stands in `job.toml`. The model takes no seed: no image can be made again as it is."
     return """Every parameter stands in `job.toml`, and every record says all that is needed to make its image again:
@@ -153,19 +189,39 @@ def _counts(counts: Counts) -> str:
     return "\n".join(["| what | number |", "|---|---|", *rows])
 
 
-def _columns(record: Record | None) -> str:
+def _columns(record: Record | None, later: Sequence[Mapping[str, Any]]) -> str:
+    """`later` are the steps after the one that made the images."""
     if record is None:
         return "No image has been made yet."
-    rows = [f"| `{key}` | {_MEANINGS[key]} |" for key in record if key in _MEANINGS]
+    meanings = _MEANINGS | {name: meaning for step in later for name, meaning in _added(step)}
+    rows = [f"| `{key}` | {meanings[key]} |" for key in record if key in meanings]
     rows += [
-        f"| `{key}` | from the prompt table, or added later |" for key in columns_of(record) if key not in _MEANINGS
+        f"| `{key}` | from the prompt table, or added later |" for key in columns_of(record) if key not in meanings
     ]
     return "\n".join(["| column | meaning |", "|---|---|", *rows])
 
 
+def _synthetic(step: dict[str, Any]) -> str:
+    if step["operator"] == "augment":
+        return "All images but the originals, where `original` is true, are synthetic."
+    return "All images are synthetic."
+
+
+def _added(step: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The columns that a step has added, with their meanings."""
+    for name in step.get("columns", {}):
+        if step["operator"] != "caption":
+            yield name, f"added by `{step['operator']}`"
+        elif name == step["column"]:
+            yield name, f"what `{step['model']}` sees in the image; empty when it failed"
+        else:
+            yield name, f"all that `{step['model']}` said of the image; `{step['column']}` is the first"
+
+
 def _marking(step: dict[str, Any]) -> str:
     if step["mark"]:
-        return "Every file says so in its metadata (XMP `DigitalSourceType`: `trainedAlgorithmicMedia`)."
+        origin = "trainedAlgorithmicMedia" if step["operator"] == "generate" else "compositeWithTrainedAlgorithmicMedia"
+        return f"Every file says so in its metadata (XMP `DigitalSourceType`: `{origin}`)."
     if step["image_format"] == AS_RECEIVED:
         return "The files are as the server sent them; what they say of their origin is the server's."
     return "The files carry no such mark: that was chosen with `--no-mark`."

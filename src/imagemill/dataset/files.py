@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,7 +31,7 @@ def explained(path: Path) -> Iterator[None]:
 
 def temporary(path: Path) -> Path:
     """The name a file has until it is whole; readers of datasets pass over a leading point."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
 
 
 def write_file(path: Path, content: bytes, durable_name: bool = True) -> None:

@@ -8,7 +8,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from imagemill.dataset.files import (
     write_file,
 )
 from imagemill.dataset.lock import locked, writer_of
+from imagemill.dataset.sources import Sources
 from imagemill.errors import UsageError
 from imagemill.plan import PART_SIZE
 from imagemill.records import Record, Reject, Request, order_of, safe_column
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Of the folder, written in `job.toml`."""
 
-_OURS = re.compile(r"prompt_\d+_image_\d+\.(png|jpg|webp)|\..*\.tmp")
+_OURS = re.compile(r"prompt_\d+_image_\d+(_input_\d+|_mask)?\.(png|jpg|webp)|\..*\.tmp")
 """Files in a part that we made, and may remove when no record names them."""
 
 
@@ -135,15 +136,18 @@ class Part:
         if not self.folder.is_dir():
             return
         kept: dict[str, bytes] = {}
+        named: set[str] = set()
         for record, line in parse_lines(self.metadata):
             name = record.get("file_name") if record else None
-            if isinstance(name, str) and (self.folder / name).is_file():
+            files = files_of(record) if record else []
+            if isinstance(name, str) and all((self.folder / file).is_file() for file in files):
                 kept.setdefault(name, line)
+                named.update(files)
         content = b"".join(line + b"\n" for line in kept.values())
         if self.metadata.exists() and self.metadata.read_bytes() != content:
             write_file(self.metadata, content)
         for path in self.folder.iterdir():
-            if path.name not in kept and _OURS.fullmatch(path.name):
+            if path.name not in named and _OURS.fullmatch(path.name):
                 path.unlink()
 
     def _mark(self, seal: dict[str, Any] | None) -> None:
@@ -312,6 +316,20 @@ class Dataset:
         calls = Calls(self.folder)
         return calls.unknown(self._made_names()) if calls.path.exists() else Unknown()
 
+    def request(self, record: Mapping[str, Any], part: int, attempt: int = 1) -> Request:
+        """What made an image, from its record."""
+        request = Request.from_record(record, part, attempt)
+        sources = Sources(self.folder)
+        images = tuple(str(sources.path(sha256)) for sha256 in record.get("source_sha256", ()))
+        mask = str(sources.path(record["mask_sha256"])) if images and "mask_sha256" in record else ""
+        return replace(request, images=images, mask=mask)
+
+    def failed_request(self, failure: Mapping[str, Any]) -> Request:
+        """The request of a line of `failures.jsonl`, one attempt later."""
+        record = {"file_name": failure["name"], **failure["request"]}
+        request = self.request(record, failure["part"], failure["attempts"] + 1)
+        return replace(request, turn=failure.get("turn", 1))
+
     def ended(self, part: Part, failures: Mapping[str, Any]) -> set[str]:
         """Return the names of the requests of a part that ended, with or without an image."""
         names = {Path(record["file_name"]).stem for record in part.records()}
@@ -365,11 +383,17 @@ def failure_line(request: Request, reason: str, message: str) -> dict[str, Any]:
         "reason": reason,
         "message": message,
         "attempts": request.attempt,
-        "request": {**request.recipe, **request.columns},
+        "turn": request.turn,
+        "request": {**request.recipe, **request.source_recipe, **request.columns},
     }
 
 
-def failed_request(failure: Mapping[str, Any]) -> Request:
-    """The request of a line of `failures.jsonl`, one attempt later."""
-    record = {"file_name": failure["name"], **failure["request"]}
-    return Request.from_record(record, failure["part"], failure["attempts"] + 1)
+def files_of(record: Record) -> list[str]:
+    """The files in a part that a record names."""
+    files: list[str] = []
+    for key, value in record.items():
+        if key.endswith("file_name"):
+            files.append(str(value))
+        elif key.endswith("file_names"):
+            files += value
+    return list(dict.fromkeys(files))

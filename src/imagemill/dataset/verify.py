@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from imagemill.dataset.card import AS_RECEIVED, render_card, write_card
 from imagemill.dataset.files import encode_lines, parse_lines, write_file
-from imagemill.dataset.folder import Dataset, Part
+from imagemill.dataset.folder import Dataset, Part, files_of
 from imagemill.images import embedded_recipe, open_image
 from imagemill.plan import PART_SIZE
 from imagemill.records import NO_SEED, RECORD_KEYS, SEED_LIMIT, order_of
@@ -98,7 +99,11 @@ def _part(part: Part, seen: set[str], types: dict[str, type]) -> Iterator[str]:
         if name in seen:
             yield f"{part.name}/{name} has more than one record"
         seen.add(name)
-        names.add(name)
+        files = files_of(record)
+        names.update(files)
+        for file in files[1:]:
+            if not (part.folder / file).is_file():
+                yield f"{part.name}/{name}: its {file} is absent"
         for problem in _record(part, record, types):
             yield f"{part.name}/{name}: {problem}"
     for path in part.folder.iterdir() if part.sealed else ():
@@ -143,7 +148,7 @@ def _record(part: Part, record: dict[str, Any], types: dict[str, type]) -> Itera
         yield f"the file is a {image.format}"
     # Files that are kept as they came may carry the recipe of the server.
     ours = part.dataset.job["steps"][0]["image_format"] != AS_RECEIVED
-    recipe = embedded_recipe(image) if ours else None
+    recipe = embedded_recipe(image) if ours and not record.get("original") else None
     if recipe is not None and not recipe.pop("truncated", False):
         wrong = [key for key, value in recipe.items() if record.get(key) != value]
         if wrong:
@@ -168,7 +173,7 @@ def _load(dataset: Dataset, expected: int) -> Iterator[str]:
             if len(train) != expected:
                 yield f"load_dataset finds {len(train)} images of {expected}"
             records = {record["file_name"]: record for record in dataset}
-            columns = set(next(iter(records.values()))) - {"file_name"} | {"image"}
+            columns = {_loaded_name(name) for name in next(iter(records.values()))}
             if set(train.column_names) != columns:
                 yield f"load_dataset finds other columns: {', '.join(sorted(set(train.column_names) ^ columns))}"
             for position in {0, len(train) - 1}:
@@ -179,6 +184,13 @@ def _load(dataset: Dataset, expected: int) -> Iterator[str]:
     finally:
         if not quiet:
             datasets.enable_progress_bars()
+
+
+def _loaded_name(name: str) -> str:
+    """What `load_dataset` calls a column: those of files are images."""
+    if name == "file_name":
+        return "image"
+    return re.sub(r"_file_names?$", "", name)
 
 
 def _text(path: Path) -> str:

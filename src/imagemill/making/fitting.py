@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,7 +11,8 @@ from imagemill.errors import UsageError, did_you_mean
 from imagemill.images import MAX_PIXELS
 from imagemill.models.base import ModelInfo
 from imagemill.plan import Plan
-from imagemill.records import SEED_LIMIT, Row, Sampling
+from imagemill.records import SEED_LIMIT, Denoising, Row, Size
+from imagemill.tables.columns import TableOptions
 
 _TAKES = {
     "negative_prompt": "takes_negative_prompt",
@@ -23,12 +25,26 @@ _TAKES = {
 
 def unused_of(info: ModelInfo) -> list[str]:
     """The sampling parameters that a model does not take."""
-    return [name for name, flag in _TAKES.items() if not getattr(info, flag)]
+    unused = [name for name, flag in _TAKES.items() if not getattr(info, flag)]
+    return [*unused, *(["strength"] if info.strength is None else [])]
 
 
-def complete(options: Sampling, info: ModelInfo, step: Mapping[str, Any]) -> Sampling:
+def size_for(source: Size, info: ModelInfo, max_side: int | None) -> Size:
+    """The size of an image made from a picture: the picture's, made smaller where it must, and what the model draws."""
+    width, height = source
+    shrink = min(1.0, (max_side or max(source)) / max(source))
+    width, height = max(1, round(width * shrink)), max(1, round(height * shrink))
+    if not info.as_received:
+        return width, height
+    if info.sizes:
+        return min(info.sizes, key=lambda size: (abs(math.log(size[0] * height / size[1] / width)), -size[0] * size[1]))
+    multiple = info.size_multiple
+    return max(1, round(width / multiple)) * multiple, max(1, round(height / multiple)) * multiple
+
+
+def complete(options: TableOptions, info: ModelInfo, step: Mapping[str, Any]) -> Denoising:
     """Fill in what the user left to the model, and the seed: the one written down before, or a new one."""
-    given = {name: getattr(options, name) for name in Sampling.model_fields}
+    given = {name: getattr(options, name) for name in options.sampling.model_fields}
     for name, value in given.items():
         if value is None:
             given[name] = getattr(info, name)
@@ -36,53 +52,68 @@ def complete(options: Sampling, info: ModelInfo, step: Mapping[str, Any]) -> Sam
     given["guidance_scale"] = given["guidance_scale"] if info.takes_guidance else 0.0
     given["num_inference_steps"] = given["num_inference_steps"] if info.takes_steps else 0
     given["scheduler"] = given["scheduler"] if info.takes_scheduler else ""
+    if "strength" in given and info.strength is None:
+        given["strength"] = 0.0
     if given["seed"] < 0:
         given["seed"] = step.get("seed", secrets.randbelow(SEED_LIMIT))
     # What the user gave has been checked; the model's own may be 0 for "the server's own".
-    return Sampling.model_construct(**given)
+    return options.sampling.model_construct(**given)
 
 
-def check_requests(plan: Plan, info: ModelInfo) -> None:
+def check_requests(operator: str, plan: Plan, info: ModelInfo) -> None:
     """Raise UsageError for a size or a scheduler the model does not have, before anything is loaded."""
-    kinds = {(request.width, request.height, request.scheduler): request for request in plan.requests()}
-    for (width, height, scheduler), request in kinds.items():
-        own = (plan.sampling.width, plan.sampling.height, plan.sampling.scheduler) != (width, height, scheduler)
-        where = f"generate: row `{request.id}`:" if own else "generate:"
+    asked = plan.sampling.model_dump()
+    kinds = {
+        (request.scheduler, *(() if request.columns.get("source_image") else request.size)): request
+        for request in plan.requests()
+        if not request.original
+    }
+    for (scheduler, *size), request in kinds.items():
+        own = [asked["scheduler"], *(asked[name] for name in ("width", "height")[: len(size)])] != [scheduler, *size]
+        where = f"{operator}: row `{request.id}`:" if own else f"{operator}:"
         if info.schedulers and scheduler not in info.schedulers:
             raise UsageError(
                 f"{where} `scheduler`: `{info.name}` has no `{scheduler}`",
                 did_you_mean(scheduler, info.schedulers) or f"known: {', '.join(info.schedulers)}",
             )
-        for name, value in (("width", width), ("height", height)):
-            over = value % info.size_multiple
-            if over:
-                raise UsageError(
-                    f"{where} `{name}`: {value} is not a multiple of {info.size_multiple}, as `{info.name}` needs",
-                    f"the nearest are {value - over or info.size_multiple} and {value - over + info.size_multiple}",
-                )
-        if info.sizes and (width, height) not in info.sizes:
+        # A picture's own size is fitted to the model.
+        if size:
+            _check_size(where, request.size, info)
+
+
+def _check_size(where: str, size: Size, info: ModelInfo) -> None:
+    width, height = size
+    for name, value in (("width", width), ("height", height)):
+        over = value % info.size_multiple
+        if over:
             raise UsageError(
-                f"{where} `width`, `height`: `{info.name}` does not draw {width}×{height}",
-                f"it draws {', '.join(f'{w}×{h}' for w, h in info.sizes)}",
+                f"{where} `{name}`: {value} is not a multiple of {info.size_multiple}, as `{info.name}` needs",
+                f"the nearest are {value - over or info.size_multiple} and {value - over + info.size_multiple}",
             )
-        if width * height > MAX_PIXELS:
-            raise UsageError(f"{where} {width}×{height} are more than {MAX_PIXELS:,} pixels", "ask for a smaller size")
+    if info.sizes and size not in info.sizes:
+        raise UsageError(
+            f"{where} `width`, `height`: `{info.name}` does not draw {width}×{height}",
+            f"it draws {', '.join(f'{w}×{h}' for w, h in info.sizes)}",
+        )
+    if width * height > MAX_PIXELS:
+        raise UsageError(f"{where} {width}×{height} are more than {MAX_PIXELS:,} pixels", "ask for a smaller size")
 
 
-def left_out(unused: Iterable[str], options: Sampling, rows: Iterable[Row], info: ModelInfo) -> list[str]:
+def left_out(unused: Iterable[str], options: TableOptions, rows: Iterable[Row], info: ModelInfo) -> list[str]:
     """Say what was asked for and the model does not take."""
+    given = {name: getattr(options, name) for name in options.sampling.model_fields}
     asked = {
-        "negative_prompt": bool(options.negative_prompt) or any(row.negative_prompt for row in rows),
-        "seed": options.seed >= 0 or any("seed" in row.overrides for row in rows),
+        "negative_prompt": bool(given["negative_prompt"]) or any(row.negative_prompt for row in rows),
+        "seed": given["seed"] >= 0 or any("seed" in row.overrides for row in rows),
     }
-    for name in ("guidance_scale", "num_inference_steps", "scheduler"):
-        asked[name] = getattr(options, name) is not None or any(name in row.overrides for row in rows)
+    for name in ("guidance_scale", "num_inference_steps", "scheduler", "strength"):
+        asked[name] = given.get(name) is not None or any(name in row.overrides for row in rows)
     return [f"`{info.name}` takes no `{name}`: images and records have none" for name in unused if asked[name]]
 
 
-def unguided(options: Sampling, plan: Plan, info: ModelInfo) -> list[str]:
+def unguided(plan: Plan, info: ModelInfo) -> list[str]:
     """Say that negative prompts were asked for where they have no effect."""
-    asked = bool(options.negative_prompt) or any(row.negative_prompt for row in plan.rows)
+    asked = bool(plan.sampling.negative_prompt) or any(row.negative_prompt for row in plan.rows)
     low = any(request.guidance_scale <= info.guided_above for request in plan.requests())
     if not (asked and low and info.takes_negative_prompt):
         return []

@@ -69,6 +69,8 @@ class ModelInfo:
     reproducibility: str = "batch_shape_exact"
     """`row_exact`: a request alone decides the bits; `batch_shape_exact`: together with batch size, threads, software
     and processor; `seed_only`: the same noise, other bits; `server`: what a server makes of it."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What it adds to records, with the values that stand for an image it has not made."""
     as_received: bool = False
     """Whether results are files, which are kept as they come and carry nothing of ours."""
 
@@ -235,6 +237,11 @@ def find_model(name: str, parameters: Mapping[str, Any]) -> Model:
     if not issubclass(found, Model):
         raise UsageError(f"`{name}` makes no images", "see `imagemill models`")
     return found.parse(parameters, f"model {found.component_name()}")
+
+
+def text_model_name(name: str) -> str:
+    """The model that describes images, where a name stands for a family."""
+    return {"shapes": "shapes_captioner"}.get(name, name)
 
 
 def find_text_model(name: str, parameters: Mapping[str, Any]) -> TextModel:

@@ -163,6 +163,7 @@ class Openai(Remote):
             most_images=16 if "image" in self.takes else 0,
             takes_mask="image" in self.takes,
             sizes=family.sizes,
+            columns={"revised_prompt": ""},
             size_multiple=family.size_multiple,
             bytes_per_image=width * height * 3 // (2 if self.output_format in {None, "png"} else 12),
         )

@@ -54,8 +54,10 @@ class _Collector:
         self.index += 1
 
 
-def read_source(source: str | Path | Iterable[Any]) -> tuple[list[RawRow], list[Reject], list[str]]:
-    """Return the rows, the lines that are no rows, and the column names.
+def read_source(
+    source: str | Path | Iterable[Any], pictures: bool = False
+) -> tuple[list[RawRow], list[Reject], list[str]]:
+    """Return the rows, the lines that are no rows, and the column names; with `pictures` also those of the hub.
 
     Raises UsageError when the source as a whole cannot be read.
     """
@@ -72,7 +74,7 @@ def read_source(source: str | Path | Iterable[Any]) -> tuple[list[RawRow], list[
         near = did_you_mean(Path(source).name, [path.name for path in folder.iterdir()] if folder.is_dir() else [])
         raise UsageError(f"there is no file `{source}`", near or "check the path")
     else:
-        _read_hugging_face(str(source), collector)
+        _read_hugging_face(str(source), collector, pictures)
     return collector.rows, collector.rejects, list(collector.names)
 
 
@@ -377,7 +379,7 @@ def _read_values(items: Iterable[Any], collector: _Collector) -> None:
         _take(number, item, str(item)[:_START].encode(errors="replace").decode(), collector)
 
 
-def _read_hugging_face(name: str, collector: _Collector) -> None:
+def _read_hugging_face(name: str, collector: _Collector, pictures: bool) -> None:
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UsageError(f"there is no prompt table `{name}`", "give a file, `-`, or a Hugging Face dataset")
     try:
@@ -391,9 +393,11 @@ def _read_hugging_face(name: str, collector: _Collector) -> None:
     if "train" not in loaded and len(loaded) > 1:
         raise UsageError(f"`{name}` has the splits {', '.join(loaded)} and none is `train`", "save one as a table")
     split = loaded["train" if "train" in loaded else next(iter(loaded))]
-    plain = [
-        column
-        for column, feature in split.features.items()
-        if type(feature).__name__ in {"Value", "List", "ClassLabel"}
-    ]
-    _read_values(split.select_columns(plain), collector)
+    taken = {"Value", "List", "ClassLabel"} | ({"Image"} if pictures else set())
+    plain = [column for column, feature in split.features.items() if type(feature).__name__ in taken]
+    split = split.select_columns(plain)
+    for column, feature in split.features.items():
+        if type(feature).__name__ == "Image":
+            # The files as they are: whoever takes them in opens them.
+            split = split.cast_column(column, datasets.Image(decode=False))
+    _read_values(split, collector)

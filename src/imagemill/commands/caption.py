@@ -1,0 +1,96 @@
+"""The command that describes images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from imagemill.commands.shared import add_workers, command_parser
+from imagemill.errors import SomeFailed
+from imagemill.flags import Parser, add_parameters, given, parse
+from imagemill.terminal import Meter, Terminal, duration, number
+
+if TYPE_CHECKING:
+    from imagemill.annotate import Progress
+    from imagemill.operators.caption import Prepared
+
+
+def caption(arguments: Sequence[str]) -> int:
+    """Fill a column with texts."""
+    from imagemill.dataset import Dataset
+    from imagemill.models.base import find_text_model
+    from imagemill.operators.caption import DEFAULT_MODEL, Caption, execute, prepare
+
+    early = Parser(add_help=False, allow_abbrev=False)
+    early.add_argument("--model", default=DEFAULT_MODEL)
+    chosen = Caption.parse({"model": early.parse_known_args(arguments)[0].model}, "caption")
+    model = type(find_text_model(chosen.model_name(), {}))
+    parser = command_parser(
+        "caption",
+        epilog="imagemill caption out\n"
+        "imagemill caption out --model Salesforce/blip-image-captioning-base\n"
+        'imagemill caption out --model openai:NAME --column style --prompt "Which style is this?"\n'
+        "The same command again continues after any interruption, and tries failed images again.",
+    )
+    parser.add_argument("dataset", help="the dataset's folder")
+    parser.add_argument("--dry-run", action="store_true", help="show what there is to do, and do nothing")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    add_workers(parser)
+    add_parameters(parser, "the captions", Caption)
+    add_parameters(parser, f"the model `{model.component_name()}`", model, skip=Caption.model_fields)
+    parsed = parse(parser, arguments)
+    terminal = Terminal(parsed.quiet, parsed.json)
+    dataset = Dataset(parsed.dataset)
+    prepared = prepare(dataset, given(parsed, Caption, model), parsed.workers, parsed.devices)
+    terminal.say(_plan_line(prepared))
+    if parsed.dry_run:
+        terminal.data(_data(prepared), parsed.dataset)
+        return 0
+    try:
+        with Meter(terminal, prepared.pending) as meter:
+            report = execute(prepared, cast("Progress", meter))
+    except SomeFailed:
+        if parsed.json:
+            terminal.data(_data(prepared), "")
+        raise
+    if report.done:
+        rate = report.done / report.seconds
+        terminal.say(f"{number(report.done, 'image')} in {duration(report.seconds)}, {rate:.1f} images/s")
+    data = _data(prepared)
+    if data["failed"]:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(data["failed"].items()))
+        terminal.say(f"{number(sum(data['failed'].values()), 'image')} not described ({reasons})")
+        terminal.say("\nhint: the same command tries them again")
+    terminal.data(data, parsed.dataset)
+    return 3 if data["failed"] else 0
+
+
+def _plan_line(prepared: Prepared) -> str:
+    each = prepared.options.captions_per_image
+    parts = [
+        f"{number(prepared.pending, 'image')} to describe" + (f" × {each}" if each > 1 else ""),
+        prepared.info.name,
+        f"column `{prepared.options.column}`",
+    ]
+    if prepared.pending < prepared.images:
+        parts.append(f"{prepared.images - prepared.pending:,} done before")
+    return " · ".join(parts)
+
+
+def _data(prepared: Prepared) -> dict[str, Any]:
+    """How the column stands, as programs read it."""
+    from imagemill.dataset.journal import ColumnJournal
+
+    journal = ColumnJournal(prepared.dataset, prepared.options.blanks())
+    pending = sum(map(journal.is_pending, prepared.dataset))
+    failed = Counter(failure["reason"] for failure in journal.failures())
+    return {
+        "dataset": str(prepared.dataset.folder),
+        "column": prepared.options.column,
+        "model": prepared.info.name,
+        "images": prepared.images,
+        "done": prepared.images - pending,
+        "failed": dict(failed),
+        "pending": pending - failed.total(),
+    }

@@ -1,0 +1,1 @@
+"""Jobs that make images: checked as a whole, run, and tried again."""

@@ -1,0 +1,144 @@
+"""A prepared job is run: pictures taken in, what the model tells measured, images made."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from imagemill.dataset import Dataset
+from imagemill.dataset.differences import check_same
+from imagemill.dataset.files import write_file
+from imagemill.dataset.sources import Sources
+from imagemill.environment import cuda_devices, environment
+from imagemill.errors import LimitReached, SomeFailed
+from imagemill.executors.base import Sink
+from imagemill.making.fitting import unused_of
+from imagemill.making.intake import with_pictures
+from imagemill.making.preparation import Making, Prepared, prepare, sizes_of
+from imagemill.models.base import Measured, Model
+from imagemill.output import Output
+from imagemill.plan import Plan
+from imagemill.produce import Progress, Report, pending_requests, produce
+from imagemill.records import Size
+
+_MEASURED = 8
+"""Sizes whose batch size is measured, the most frequent ones: pictures to start from can have any."""
+
+
+def make(
+    operator: type[Making],
+    source: str | Path | Iterable[Any],
+    output: str | Path,
+    parameters: Mapping[str, Any],
+    workers: int,
+    devices: str,
+    progress: Progress | None,
+) -> Dataset:
+    """Prepare and execute; raises SomeFailed when every request of the dataset failed."""
+    execute(prepare(operator, source, output, parameters, workers, devices), progress)
+    dataset = Dataset(output)
+    raise_if_all_failed(dataset)
+    return dataset
+
+
+def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
+    """Make what is still to be made; the same call after any interruption continues.
+
+    Raises LockedError, OutOfSpace, ModelError and LimitReached.
+    """
+    folder = prepared.output.folder
+    prepared.model.ready(prepared.executor.workers)
+    with Dataset.create(folder):
+        path = folder / "job.toml"
+        if path.is_file():
+            # Another process may have made or changed the dataset since the job was prepared.
+            check_same(folder, Dataset(folder).job, prepared.job)
+        output = _measured(prepared)
+        Dataset.write_rejects(folder, prepared.table.rejects)
+        Dataset.write_job(folder, prepared.job)
+        dataset = Dataset(folder)
+        dataset.recover()
+        plan = _taken_in(prepared, dataset)
+        pending = pending_requests(dataset, plan.requests())
+        now = pending[: prepared.options.max_images]
+        report = produce(dataset, now, prepared.model, output, prepared.executor, progress)
+        if len(now) < len(pending):
+            raise LimitReached(
+                f"`max_images` is reached: {report.done:,} made, {len(pending) - len(now):,} still to make",
+                "the same command goes on",
+            )
+        return report
+
+
+def raise_if_all_failed(dataset: Dataset) -> None:
+    """Raise SomeFailed when a finished dataset has no image at all."""
+    counts = dataset.counts()
+    if counts.failed and not counts.done and not counts.pending:
+        first = next(iter(dataset.failures().values()))
+        raise SomeFailed(
+            f"all {counts.requests:,} requests failed, the first with {first['reason']}: {first['message']}",
+            f"the reasons stand in `{dataset.failures_file}`",
+        )
+
+
+def _taken_in(prepared: Prepared, dataset: Dataset) -> Plan:
+    """The plan with the pictures brought into the dataset, and with what has been seen in them."""
+    options, plan = prepared.options, prepared.plan
+    if not any(sample.sources for sample in plan.rows[0].samples):
+        return plan
+    rows = with_pictures(prepared.table, Sources(dataset.folder), prepared.base, options, prepared.info, take=True)
+    rows = options.described(rows, prepared.job["steps"][0], dataset.folder, prepared.executor)
+    return Plan(rows, options, plan.sampling, unused_of(prepared.info), prepared.info.guided_above)
+
+
+def _measured(prepared: Prepared) -> Output:
+    """Complete the output and the job with the batch sizes, and write down the environment.
+
+    What the dataset's files say of this machine already is not measured again.
+    """
+    output, batch_size = prepared.output, prepared.options.batch_size
+    path = output.folder / ".imagemill" / "environment.json"
+    known = json.loads(path.read_text())["environments"] if path.is_file() else []
+    device = str(output.maker.model_parameters.get("device", "cpu"))
+    here = {**environment(), "device": device, **({"gpus": cuda_devices()} if device.startswith("cuda") else {})}
+    # What was chosen once stays.
+    sizes = sizes_of(prepared.found["steps"][0]["batch_sizes"]) if prepared.found else {}
+    wanted = prepared.plan.sizes()
+    if batch_size != "auto":
+        sizes = dict.fromkeys(wanted, batch_size) | sizes
+    measured_sizes = dict(sorted(wanted.items(), key=lambda item: (-item[1], item[0]))[:_MEASURED])
+    if set(measured_sizes) - set(sizes) or not any(here.items() <= entry.items() for entry in known):
+        found: list[Measured] = []
+        prepared.executor.run(partial(_measure, prepared.model, sizes), [measured_sizes], found.append)
+        (measured,) = found
+        sizes = {**measured.batch_sizes, **sizes}
+        here |= {"reproducibility": measured.reproducibility, **measured.environment}
+        # In order; more than one environment means that bits may differ.
+        if not known or known[-1] != here:
+            _write_if_changed(path, (json.dumps({"environments": [*known, here]}, indent=1) + "\n").encode())
+    for size in wanted.keys() - sizes.keys():
+        sizes[size] = _alike(size, wanted[size], {known: sizes[known] for known in measured_sizes})
+    prepared.job["steps"][0]["batch_sizes"] = {f"{w}x{h}": count for (w, h), count in sorted(sizes.items())}
+    return replace(output, batch_sizes=sizes)
+
+
+def _alike(size: Size, count: int, measured: Mapping[Size, int]) -> int:
+    """The batch size of images of a size that is not measured: as many pixels as in the nearest one that is."""
+    pixels = size[0] * size[1]
+    near = min(measured, key=lambda known: (abs(math.log(known[0] * known[1] / pixels)), known))
+    return max(1, min(count, measured[near] * near[0] * near[1] // pixels))
+
+
+def _measure(model: Model, chosen: Mapping[Size, int], work: Iterable[Mapping[Size, int]], sink: Sink) -> None:
+    for sizes in work:
+        sink(model.measure(sizes, chosen))
+
+
+def _write_if_changed(path: Path, content: bytes) -> None:
+    if not path.is_file() or path.read_bytes() != content:
+        write_file(path, content)
