@@ -345,3 +345,14 @@ def safe_column(name: str, taken: Container[str] = ()) -> str:
 def columns_of(record: Record) -> list[str]:
     """The columns of a record beyond those that every record has."""
     return [name for name in record if name not in RECORD_KEYS]
+
+
+def files_of(record: Record) -> list[str]:
+    """The files in a part that a record names."""
+    files: list[str] = []
+    for key, value in record.items():
+        if key.endswith("file_name"):
+            files.append(str(value))
+        elif key.endswith("file_names"):
+            files += value
+    return list(dict.fromkeys(files))

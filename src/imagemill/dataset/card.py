@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagemill.dataset.files import write_file
-from imagemill.records import NO_SEED, Record, columns_of
+from imagemill.records import NO_SEED, Record, columns_of, files_of
 
 if TYPE_CHECKING:
     from imagemill.dataset.folder import Counts, Dataset
@@ -17,6 +18,9 @@ AS_RECEIVED = "as received"
 """The file format of images that are kept as a server sent them."""
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+
+_FEW = 3
+"""Images among which no kind of file may be the most frequent one."""
 
 _MEANINGS = {
     "file_name": "the image, relative to the metadata file",
@@ -96,7 +100,7 @@ annotations_creators:
 - machine-generated
 size_categories:
 - {next((label for limit, label in _SIZES if counts.done < limit), "10M<n<100M")}
-{_configs(first) if first and (counts.done, counts.pending) == (1, 0) else ""}---
+{_configs(dataset) if counts.done <= _FEW and not counts.pending else ""}---
 
 # {name}
 
@@ -129,20 +133,25 @@ The prompts come from `{job["input"]["table"]}`; the model's license applies to 
 """
 
 
-def _configs(record: Record) -> str:
-    """Tell the reader which files are the images, where a single one is not the most frequent kind of file.
+def _configs(dataset: Dataset) -> str:
+    """Tell the reader which files are the images, where no kind of them is the most frequent kind of file.
 
     Only there: with these lines `load_dataset` knows what it has cached by them and by the folder's name alone, so
     that another dataset, or the same one grown, would be taken for the first; the description tells them apart.
     """
+    records = list(dataset)
+    kinds = Counter(Path(file).suffix for record in records for file in files_of(record))
+    if not kinds or max(kinds.values()) > 1:
+        return ""
+    paths = "\n".join(f"    - images/*/*{kind}" for kind in sorted(kinds))
     return f"""configs:
 - config_name: default
-  description: {record["sha256"]}
+  description: {records[0]["sha256"]}
   data_files:
   - split: train
     path:
     - images/*/metadata.jsonl
-    - images/*/*{Path(record["file_name"]).suffix}
+{paths}
 """
 
 

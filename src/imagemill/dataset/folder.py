@@ -28,7 +28,7 @@ from imagemill.dataset.lock import locked, writer_of
 from imagemill.dataset.sources import Sources
 from imagemill.errors import UsageError
 from imagemill.plan import PART_SIZE
-from imagemill.records import Record, Reject, Request, order_of, safe_column
+from imagemill.records import Record, Reject, Request, files_of, order_of, safe_column
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -386,14 +386,3 @@ def failure_line(request: Request, reason: str, message: str) -> dict[str, Any]:
         "turn": request.turn,
         "request": {**request.recipe, **request.source_recipe, **request.columns},
     }
-
-
-def files_of(record: Record) -> list[str]:
-    """The files in a part that a record names."""
-    files: list[str] = []
-    for key, value in record.items():
-        if key.endswith("file_name"):
-            files.append(str(value))
-        elif key.endswith("file_names"):
-            files += value
-    return list(dict.fromkeys(files))

@@ -12,10 +12,10 @@ from typing import Any
 
 from imagemill.dataset.card import AS_RECEIVED, render_card, write_card
 from imagemill.dataset.files import encode_lines, parse_lines, write_file
-from imagemill.dataset.folder import Dataset, Part, files_of
+from imagemill.dataset.folder import Dataset, Part
 from imagemill.images import embedded_recipe, open_image
 from imagemill.plan import PART_SIZE
-from imagemill.records import NO_SEED, RECORD_KEYS, SEED_LIMIT, order_of
+from imagemill.records import NO_SEED, RECORD_KEYS, SEED_LIMIT, files_of, order_of
 
 
 def verify(dataset: Dataset, reader: bool = True) -> list[str]:

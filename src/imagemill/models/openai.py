@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from imagemill.errors import UsageError, did_you_mean
+from imagemill.images import mask_of
 from imagemill.models.base import ModelInfo, Result
 from imagemill.records import Batch, Request, Size
 from imagemill.remote.batches import Batches
@@ -301,11 +303,27 @@ class Openai(Remote):
 def _files(request: Request) -> list[tuple[str, tuple[str, bytes]]]:
     """The images of a form; raises CallFailed where one cannot be read."""
     name = "image" if len(request.images) == 1 else "image[]"
-    paths = [(name, path) for path in request.images] + ([("mask", request.mask)] if request.mask else [])
     try:
-        return [(field, (Path(path).name, Path(path).read_bytes())) for field, path in paths]
+        files = [(name, (Path(path).name, Path(path).read_bytes())) for path in request.images]
+        if request.mask:
+            files.append(("mask", ("mask.png", _mask(Path(request.mask).read_bytes()))))
     except OSError as error:
-        raise CallFailed("bad_request", f"`{error.filename}` cannot be read: {error.strerror}") from None
+        raise CallFailed("no_source", f"`{error.filename}` cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CallFailed("bad_image", str(error)) from None
+    return files
+
+
+def _mask(data: bytes) -> bytes:
+    """A mask as this API has it: transparent where the picture may change; raises ValueError."""
+    from PIL import Image, ImageChops
+
+    mask = mask_of(data)
+    image = Image.new("RGBA", mask.size, (0, 0, 0, 255))
+    image.putalpha(ImageChops.invert(mask))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _number(value: object) -> float:
