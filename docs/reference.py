@@ -18,10 +18,12 @@ import imagemill
 from imagemill import cli, errors
 from imagemill.component import Component, Parameter, component_names, find_component
 from imagemill.dataset import card
+from imagemill.making.preparation import Making
 from imagemill.models.diffusers.schedulers import SCHEDULERS
+from imagemill.operators.augment import Augment
+from imagemill.operators.edit import Edit
 from imagemill.operators.generate import Generate
-from imagemill.records import Sampling
-from imagemill.tables import PromptTable
+from imagemill.tables.columns import PictureTable, TableOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 TYPES = {"string": "text", "array": "text, may be repeated", "boolean": "yes or no"}
@@ -141,23 +143,22 @@ def _parameters(parameters: Iterable[Parameter]) -> str:
     return _table(["parameter", "flag", "values", "default", "meaning"], rows)
 
 
-def _generate_page() -> str:
+def _operator_page(operator: type[Making], function: str) -> str:
+    table = {*TableOptions.model_fields, *PictureTable.model_fields}
+    table |= {name for name in operator.model_fields if name.endswith("_column")}
+    image = operator.sampling.model_fields
     groups = {
-        "The prompt table": PromptTable.model_fields,
-        "The image": Sampling.model_fields,
-        "The model and the files": {
-            name: field
-            for name, field in Generate.model_fields.items()
-            if name not in PromptTable.model_fields and name not in Sampling.model_fields
-        },
+        "The table": table,
+        "The image": image,
+        "The model and the files": {name for name in operator.model_fields if name not in {*table, *image}},
     }
     sections = [
-        f"## {title}\n\n{_parameters(parameter for parameter in Generate.parameters() if parameter.name in names)}"
+        f"## {title}\n\n{_parameters(parameter for parameter in operator.parameters() if parameter.name in names)}"
         for title, names in groups.items()
     ]
     return _page(
-        "Parameters of generate",
-        "They are the flags of `imagemill generate` and the keyword arguments of `imagemill.generate`. "
+        f"Parameters of {function}",
+        f"They are the flags of `imagemill {function}` and the keyword arguments of `imagemill.{function}`. "
         "`job.toml` keeps their values. A parameter of the [model](models.md) is given in the same way.",
         *sections,
     )
@@ -304,7 +305,10 @@ def expected() -> dict[Path, str]:
     folder = ROOT / "docs" / "reference"
     files = {
         folder / "commands.md": _commands_page(),
-        folder / "generate.md": _generate_page(),
+        **{
+            folder / f"{operator.component_name()}.md": _operator_page(operator, operator.component_name())
+            for operator in (Generate, Augment, Edit)
+        },
         folder / "models.md": _components_page(
             "Models",
             "models",

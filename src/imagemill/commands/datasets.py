@@ -116,10 +116,13 @@ def write_sheet(dataset: Dataset, path: Path, limit: int, columns: int) -> None:
     if limit < 1 or columns < 1:
         raise UsageError("a sheet has at least one image and one column", "give `--limit` and `--columns` from 1")
 
-    tiles = [
-        (decode((part.folder / record["file_name"]).read_bytes()), record["prompt"])
-        for part, record in islice(((part, record) for part in dataset.parts for record in part.records()), limit)
-    ]
+    tiles = []
+    pairs = ((part, record) for part in dataset.parts for record in part.records())
+    for part, record in islice(pairs, limit):
+        shown = [(record["file_name"], record["prompt"])]
+        if "input_image_file_name" in record:
+            shown.insert(0, (record["input_image_file_name"], "before" if record["turn"] == 1 else ""))
+        tiles += [(decode((part.folder / name).read_bytes()), text) for name, text in shown]
     if not tiles:
         raise UsageError(f"`{dataset.folder}` has no image yet", "generate some first")
     make_folder(path.parent)

@@ -40,6 +40,7 @@ _MEANINGS = {
     "sha256": "of the file",
     "revised_prompt": "what the server says it has drawn instead; empty when it says nothing",
     "redrawn": "seeds given up because their image was faulty or blocked",
+    "dropped_tokens": "tokens at the prompt's end that the model did not read",
     "strength": "how much of the source could change, from 0 to 1; 0 where the model takes none",
     "source_sha256": "of the pictures it was made from, files in `.imagemill/sources`",
     "mask_sha256": "of the mask, white where the picture could change",
@@ -55,7 +56,6 @@ _MEANINGS = {
     "difference": "mean absolute difference between before and after, from 0 to 1",
     "changed_area": "share of the area where a channel differs by more than an eighth of its range",
     "no_op": "whether the edit has changed nothing that can be seen",
-    "dropped_tokens": "tokens at the prompt's end that the model did not read",
 }
 
 
