@@ -21,6 +21,7 @@ from imagemill.dataset import card
 from imagemill.making.preparation import Making
 from imagemill.models.diffusers.schedulers import SCHEDULERS
 from imagemill.operators.augment import Augment
+from imagemill.operators.caption import Caption
 from imagemill.operators.edit import Edit
 from imagemill.operators.generate import Generate
 from imagemill.tables.columns import PictureTable, TableOptions
@@ -91,9 +92,9 @@ def _command_section(command: str) -> str:
     text = [f"## {command}", f"{_sentence(cli.COMMANDS[command][1])}", f"```text\n{' '.join(usage)} [flags]\n```"]
     rows = [[f"`{_name(action)}`", _help(action)] for action in [*arguments, *flags]]
     text.append(_table(["argument", "meaning"], rows))
-    if command == "generate":
+    if command in component_names("operators"):
         text.append(
-            "It also takes a flag for every [parameter of the job](generate.md) and for every "
+            f"It also takes a flag for every [parameter of the job]({command}.md) and for every "
             "[parameter of the model](models.md) that `--model` names."
         )
     return "\n\n".join(text)
@@ -161,6 +162,15 @@ def _operator_page(operator: type[Making], function: str) -> str:
         f"They are the flags of `imagemill {function}` and the keyword arguments of `imagemill.{function}`. "
         "`job.toml` keeps their values. A parameter of the [model](models.md) is given in the same way.",
         *sections,
+    )
+
+
+def _caption_page() -> str:
+    return _page(
+        "Parameters of caption",
+        "They are the flags of `imagemill caption` and the keyword arguments of `imagemill.caption`. "
+        "`job.toml` keeps their values. A parameter of the [model](models.md) is given in the same way.",
+        _parameters(Caption.parameters()),
     )
 
 
@@ -309,10 +319,11 @@ def expected() -> dict[Path, str]:
             folder / f"{operator.component_name()}.md": _operator_page(operator, operator.component_name())
             for operator in (Generate, Augment, Edit)
         },
+        folder / "caption.md": _caption_page(),
         folder / "models.md": _components_page(
             "Models",
             "models",
-            "`--model` names one; its parameters are flags of `generate` then. [Plugins](../guides/plugins.md) "
+            "`--model` names one; its parameters are flags of the command then. [Plugins](../guides/plugins.md) "
             "add more, and `imagemill models` lists all that are installed.",
         ),
         folder / "executors.md": _components_page(

@@ -85,6 +85,17 @@ def _unet(text: int, **config: Any) -> Any:
     )
 
 
+def _unet_xl(told: int, **config: Any) -> Any:
+    return _unet(
+        32,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=told,
+        transformer_layers_per_block=1,
+        **config,
+    )
+
+
 def stable_diffusion(folder: Path) -> Any:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
@@ -111,13 +122,7 @@ def stable_diffusion_xl(folder: Path) -> Any:
         text_encoder_2=_clip_text(tokenizer, projected=True),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        unet=_unet(
-            32,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=6 * 8 + 16,
-            transformer_layers_per_block=1,
-        ),
+        unet=_unet_xl(6 * 8 + 16),
         scheduler=EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
     )
 
@@ -212,10 +217,76 @@ PIPELINES: dict[str, Callable[[Path], Any]] = {
 }
 
 
+def from_image(folder: Path) -> Any:
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    return StableDiffusionImg2ImgPipeline(**stable_diffusion(folder).components, requires_safety_checker=False)
+
+
+def from_image_xl(folder: Path, refines: bool = False) -> Any:
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    parts = stable_diffusion_xl(folder).components
+    if refines:
+        # It is told one number less.
+        parts["unet"] = _unet_xl(5 * 8 + 16)
+    return StableDiffusionXLImg2ImgPipeline(**parts, requires_aesthetics_score=refines)
+
+
+def instruct(folder: Path) -> Any:
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    parts = {**stable_diffusion(folder).components, "unet": _unet(16, in_channels=8)}
+    return StableDiffusionInstructPix2PixPipeline(**parts, requires_safety_checker=False)
+
+
+def instruct_xl(folder: Path) -> Any:
+    from diffusers import StableDiffusionXLInstructPix2PixPipeline
+
+    parts = {**stable_diffusion_xl(folder).components, "unet": _unet_xl(6 * 8 + 16, in_channels=8)}
+    del parts["image_encoder"], parts["feature_extractor"]
+    return StableDiffusionXLInstructPix2PixPipeline(**parts)
+
+
+def inpaint(folder: Path) -> Any:
+    from diffusers import StableDiffusionInpaintPipeline
+
+    parts = {**stable_diffusion(folder).components, "unet": _unet(16, in_channels=9)}
+    return StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+
+
+def kontext(folder: Path) -> Any:
+    from diffusers import FluxKontextPipeline
+
+    return FluxKontextPipeline(**flux(folder).components)
+
+
+def pag(folder: Path) -> Any:
+    """One of text to image that has no loop of ours, with a sister that starts from a picture."""
+    from diffusers import StableDiffusionPAGPipeline
+
+    parts = stable_diffusion(folder).components
+    return StableDiffusionPAGPipeline(**parts, requires_safety_checker=False, pag_applied_layers="mid")
+
+
+EDITORS: dict[str, Callable[[Path], Any]] = {
+    "from_image": from_image,
+    "from_image_xl": from_image_xl,
+    "refiner": lambda folder: from_image_xl(folder, refines=True),
+    "instruct": instruct,
+    "instruct_xl": instruct_xl,
+    "inpaint": inpaint,
+    "kontext": kontext,
+    "pag": pag,
+}
+"""What starts from pictures."""
+
+
 def save(name: str, folder: Path) -> Path:
-    """Make one of the PIPELINES and save it in the real format."""
+    """Make one of the PIPELINES or EDITORS and save it in the real format."""
     import torch
 
     torch.manual_seed(0)
-    PIPELINES[name](folder.with_name(f"{folder.name}-source")).save_pretrained(folder, safe_serialization=True)
+    made = {**PIPELINES, **EDITORS}[name](folder.with_name(f"{folder.name}-source"))
+    made.save_pretrained(folder, safe_serialization=True)
     return folder

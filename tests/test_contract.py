@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from imagemill.cli import run
 from imagemill.component import Component, component_names, find_component
@@ -21,11 +23,11 @@ from imagemill.errors import ImagemillError
 from imagemill.executors.base import Executor, Sink
 from imagemill.executors.local import Local
 from imagemill.images import decode
-from imagemill.models.base import Model, Result
+from imagemill.models.base import Model, Question, Result, TextModel
 from imagemill.operators.generate import Generate
 from imagemill.records import Batch, FailureReason, Request
 
-from . import pipelines
+from . import pipelines, text_models
 from .faults.server import Faults, serving
 
 if TYPE_CHECKING:
@@ -35,10 +37,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 KINDS = ("models", "executors", "operators")
 COMPONENTS = [(kind, name) for kind in KINDS for name in component_names(kind)]
-MODELS = component_names("models")
+MODELS = [name for name in component_names("models") if issubclass(find_component("models", name), Model)]
+TEXT_MODELS = [name for name in component_names("models") if issubclass(find_component("models", name), TextModel)]
 PLAIN = {"string": "x", "integer": 1, "number": 1.0, "boolean": True, "array": []}
 every_component = pytest.mark.parametrize(("kind", "name"), COMPONENTS)
 every_model = pytest.mark.parametrize("name", MODELS)
+every_text_model = pytest.mark.parametrize("name", TEXT_MODELS)
 
 
 def made(found: type[Component]) -> Component:
@@ -105,7 +109,7 @@ def test_every_parameter_is_a_flag_of_the_command(name: str, capsys: pytest.Capt
             assert parameter.help in " ".join(text.split())
 
 
-@every_model
+@pytest.mark.parametrize("name", component_names("models"))
 def test_every_parameter_is_described_by_the_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["models", name]) == 0
     text = capsys.readouterr().out
@@ -117,6 +121,8 @@ def test_every_parameter_is_described_by_the_command(name: str, capsys: pytest.C
 
 DEMANDED: dict[str, dict[str, Any]] = {}
 """What a model cannot run without."""
+PICTURES: list[str] = []
+"""Files for models that start from one: a red and a blue one."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,6 +131,12 @@ def _demanded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     if package_version("diffusers"):
         folder = pipelines.save("stable_diffusion", tmp_path_factory.mktemp("models") / "tiny")
         DEMANDED["diffusers"] = {"model": str(folder)}
+    if package_version("transformers"):
+        DEMANDED["transformers"] = {"model": str(text_models.save("blip", tmp_path_factory.mktemp("models") / "blip"))}
+    for color in ("red", "blue"):
+        path = tmp_path_factory.mktemp("pictures") / f"{color}.png"
+        Image.new("RGB", (56, 40), color).save(path)
+        PICTURES.append(str(path))
     with serving(Faults(rate=0)) as server:
         honored = {"takes": ("seed", "size"), "own_size": "64x64"}
         DEMANDED["openai"] = {"model": "x", "base_url": server.url, **honored}
@@ -133,9 +145,9 @@ def _demanded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @cache
-def _runnable(name: str) -> tuple[Model | None, str]:
+def _runnable(name: str) -> tuple[Model | TextModel | None, str]:
     found = find_component("models", name)
-    assert issubclass(found, Model)
+    assert issubclass(found, Model | TextModel)
     try:
         # One thread, where a model has a say in it: what is fastest for so little work.
         threads = {"threads": 1} if "threads" in found.model_fields else {}
@@ -150,11 +162,22 @@ def runnable(name: str) -> Model:
     model, reason = _runnable(name)
     if model is None:
         pytest.skip(reason)
+    assert isinstance(model, Model)
+    return model
+
+
+def runnable_text(name: str) -> TextModel:
+    model, reason = _runnable(name)
+    if model is None:
+        pytest.skip(reason)
+    assert isinstance(model, TextModel)
     return model
 
 
 def requests(model: Model, count: int, **changes: Any) -> tuple[Request, ...]:
     info = model.info()
+    if info.needs_images:
+        changes = {"images": (PICTURES[0],), "strength": info.strength or 0.0, **changes}
     return tuple(
         Request(
             row=number,
@@ -248,6 +271,115 @@ def test_seed_and_prompt_decide_the_image(name: str) -> None:
     assert np.array_equal(found[first.name], found[same.name])
     assert not np.array_equal(found[first.name], found[other_seed.name])
     assert not np.array_equal(found[first.name], found[other_prompt.name])
+
+
+# models that start from pictures
+
+
+def starting(name: str) -> Model:
+    model = runnable(name)
+    if not model.info().most_images:
+        pytest.skip(f"`{name}` starts from no pictures")
+    return model
+
+
+def from_pictures(model: Model, **changes: Any) -> list[Request]:
+    """Two requests that start from different pictures, and one more from the first, all of one kind."""
+    info = model.info()
+    strength = info.strength or 0.0
+    first, second, third = requests(model, 3, strength=strength, **changes)
+    paths = [(path,) for path in PICTURES]
+    return [replace(first, images=paths[0]), replace(second, images=paths[1]), replace(third, images=paths[0])]
+
+
+@every_model
+def test_an_image_made_from_a_picture_has_the_size_asked_for_and_depends_on_it(name: str) -> None:
+    model = starting(name)
+    info = model.info()
+    # No multiple of anything, where the size is the model's to keep.
+    odd = {} if info.as_received else {"width": 57, "height": 43}
+    asked = from_pictures(model, **odd)
+    same = replace(asked[0], image=7, images=asked[1].images)
+    found = pixels(model.make([Batch((*asked, same), 4)]))
+    for request in asked:
+        assert found[request.name].shape == (request.height, request.width, 3)
+    if not info.as_received:
+        assert not np.array_equal(found[asked[0].name], found[same.name])
+
+
+@every_model
+def test_an_image_made_from_a_picture_does_not_depend_on_its_neighbors(name: str) -> None:
+    model = starting(name)
+    asked = from_pictures(model)
+    together = pixels(model.make([Batch(tuple(asked), 3)]))
+    alone = pixels(model.make([Batch((request,), 3) for request in asked[::-1]]))
+    for request in asked:
+        assert np.array_equal(together[request.name], alone[request.name])
+
+
+@every_model
+def test_a_picture_that_cannot_be_read_fails_alone(name: str, tmp_path: Path) -> None:
+    model = starting(name)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    asked = from_pictures(model)
+    wrong = [replace(asked[1], images=(str(tmp_path / file),)) for file in ("bad.png", "absent.png")]
+    asked = [asked[0], replace(wrong[0], image=1), replace(wrong[1], image=2), asked[2]]
+    results = {result.request.name: result for result in model.make([Batch(tuple(asked), 4)])}
+    reasons = [results[request.name].reason for request in asked]
+    assert reasons[0] is None
+    assert reasons[3] is None
+    if not model.info().as_received:
+        assert reasons[1] == "bad_image"
+    assert reasons[2] in {"bad_image", "no_source"}
+
+
+@every_model
+def test_a_model_that_needs_a_picture_says_so_of_a_request_without_one(name: str) -> None:
+    model = runnable(name)
+    if not model.info().needs_images:
+        pytest.skip(f"`{name}` makes images from text alone")
+    (result,) = model.make([Batch((replace(requests(model, 1)[0], images=()),), 2)])
+    assert result.reason == "bad_request"
+    assert result.message
+
+
+# models that make text
+
+
+def questions(count: int, wanted: int = 1) -> list[Question]:
+    files = [Path(path).read_bytes() for path in PICTURES]
+    return [Question(f"q{number}", "", (files[number % 2],), wanted, seed=number) for number in range(count)]
+
+
+@every_text_model
+def test_every_question_has_one_reply_and_it_does_not_depend_on_its_neighbors(name: str) -> None:
+    model = runnable_text(name)
+    together = {reply.question.name: reply for reply in model.answer(questions(5))}
+    assert sorted(together) == ["q0", "q1", "q2", "q3", "q4"]
+    assert list(model.answer([])) == []
+    for question in questions(5):
+        assert together[question.name].reason is None, together[question.name].message
+        assert len(together[question.name].texts) == 1
+        if model.info().name.partition(":")[0] not in {"openai", "hf"}:
+            (alone,) = model.answer([question])
+            assert alone.texts == together[question.name].texts
+
+
+@every_text_model
+def test_several_replies_come_to_one_question_when_they_are_wanted(name: str) -> None:
+    model = runnable_text(name)
+    for reply in model.answer(questions(2, wanted=3)):
+        assert reply.reason is None, reply.message
+        assert len(reply.texts) == 3
+
+
+@every_text_model
+def test_an_image_that_cannot_be_read_fails_alone(name: str) -> None:
+    model = runnable_text(name)
+    asked = questions(3)
+    asked[1] = replace(asked[1], images=(b"no picture",))
+    replies = {reply.question.name: reply.reason for reply in model.answer(asked)}
+    assert replies == {"q0": None, "q1": "bad_image", "q2": None}
 
 
 @pytest.mark.parametrize("reason", get_args(FailureReason))

@@ -202,6 +202,25 @@ def test_a_run_killed_at_random_ends_like_an_undisturbed_one(tmp_path: Path) -> 
     assert verify(Dataset(folder), reader=False) == []
 
 
+def test_a_source_that_is_damaged_or_gone_is_found(imagemill: Command) -> None:
+    picture("a.png")
+    assert imagemill("edit", table([{"image": "a.png", "instruction": "x"}] * 3), "-o", "out", *FAKE).code == 0
+    beside = Path("out/images/part-000001/prompt_1_image_0_input_0.png")
+    data = bytearray(beside.read_bytes())
+    data[len(data) // 2] ^= 4
+    beside.unlink()
+    beside.write_bytes(data)
+    Path("out/images/part-000001/prompt_2_image_0_input_0.png").unlink()
+    assert verify(Dataset("out"), reader=False) == [
+        "part-000001/prompt_2_image_0.png: its prompt_2_image_0_input_0.png is absent",
+        "part-000001/prompt_1_image_0_input_0.png is not the picture that was edited (sha256)",
+    ]
+    (source,) = Path("out/.imagemill/sources").glob("*.png")
+    source.unlink()
+    assert sum("the source" in problem for problem in verify(Dataset("out"), reader=False)) == 3
+    assert imagemill("reproduce", "out", "prompt_0_image_0").code == 3
+
+
 def test_python_edits_rows() -> None:
     picture("a.png")
     dataset = package.edit([{"image": "a.png", "instruction": "make it red"}], "out", model="fake", seed=1)

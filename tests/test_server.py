@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ class Sketch(Fake):
             yield from super().make([batch])
 
 
+class Blind(Fake):
+    """Draws like `fake`, and takes no images."""
+
+    def info(self) -> ModelInfo:
+        return replace(super().info(), most_images=0, takes_mask=False, strength=None)
+
+
 def sketch(may_draw: bool = True) -> Sketch:
     model = Sketch()
     if may_draw:
@@ -76,7 +84,7 @@ def sketch(may_draw: bool = True) -> Sketch:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server of models that are fast; the first is the default."""
-    models: dict[str, Model] = {"fake": Fake(), "pencil/sketch": sketch(), "moody": Fake(fail_text="fail")}
+    models: dict[str, Model] = {"fake": Fake(), "pencil/sketch": sketch(), "moody": Blind(fail_text="fail")}
     with serving(models) as started:
         yield started
 
@@ -245,7 +253,7 @@ def test_models_say_what_they_pay_heed_to(client: Any) -> None:
     assert set(told.imagemill["takes"]) == {
         "seed", "n", "size", "num_inference_steps", "negative_prompt", "guidance_scale", "image",
     }  # fmt: skip
-    assert "image" not in listed["fake"].imagemill["takes"]
+    assert "image" not in listed["moody"].imagemill["takes"]
     assert (told.imagemill["width"], told.imagemill["height"], told.imagemill["size_multiple"]) == (64, 48, 16)
 
 
@@ -471,7 +479,7 @@ FORMS: dict[str, tuple[dict[str, Any], list[tuple[str, Any]], str, str | None]] 
     "far too many": ({}, [("image[]", png())] * 18, "invalid_form", None),
     "an unknown file": ({}, [("image", png()), ("picture", png())], "unknown_parameter", "picture"),
     "a mask alone": ({}, [("mask", png())], "missing_required_parameter", "image"),
-    "a model without": ({"model": "fake"}, [("image", png())], "unsupported_parameter", "image"),
+    "a model without": ({"model": "moody"}, [("image", png())], "unsupported_parameter", "image"),
     "no UTF-8": ({"prompt": b"a c\xe4t"}, [("image", png())], "invalid_value", "prompt"),
     "an unknown field": ({"sede": "3"}, [("image", png())], "unknown_parameter", "sede"),
     "no number": ({"n": "two"}, [("image", png())], "invalid_value", "n"),
@@ -882,3 +890,34 @@ def test_a_missing_package_is_said_with_what_to_install(imagemill: Command, monk
     refused = imagemill("serve", "--api")
     assert refused.code == 2
     assert "pip install 'imagemill[serve]'" in refused.err
+
+
+# Edits by the built-in model
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_shapes_starts_from_the_image_as_far_as_its_strength_lets_it(drawing: Server) -> None:
+    prompt = "a blue star on a yellow background"
+    with openai.OpenAI(base_url=drawing.url, api_key=KEY, max_retries=0) as client:
+        drawn = client.images.generate(prompt="a red circle on a white background", extra_body={"seed": 3}).data[0]
+        source = base64.b64decode(drawn.b64_json)
+        answers = {
+            strength: client.images.edit(
+                image=source,
+                prompt=prompt,
+                extra_body={"seed": 4, **({} if strength is None else {"strength": strength})},
+            ).data[0]
+            for strength in (0, 0.8, 1, None)
+        }
+        fresh = client.images.generate(prompt=prompt, extra_body={"seed": 4}).data[0]
+        assert (np.abs(pixels_of(answers[0]).astype(int) - decode(source)) < 40).mean() > 0.95
+        assert (pixels_of(answers[1]) == pixels_of(fresh)).all()
+        assert (pixels_of(answers[None]) == pixels_of(answers[0.8])).all()
+        assert (pixels_of(answers[None]) != pixels_of(fresh)).any()
+        for wrong in (1.5, "x"):
+            with pytest.raises(openai.BadRequestError) as refused:
+                client.images.edit(image=source, prompt=prompt, extra_body={"strength": wrong})
+            assert (refused.value.code, refused.value.param) == ("invalid_value", "strength")
+        with pytest.raises(openai.BadRequestError) as alone:
+            client.images.generate(prompt=prompt, extra_body={"strength": 0.5})
+        assert (alone.value.code, alone.value.param) == ("unsupported_parameter", "strength")

@@ -10,9 +10,6 @@ from typing import Literal
 
 Keep = Literal["random", "similar", "all"]
 
-DESCRIBE = "Describe this image in one sentence."
-"""What a model that answers questions is asked when nobody has said."""
-
 
 def kept(texts: Sequence[str], how: Keep, seed: int, near: str) -> tuple[str, ...]:
     """Choose among texts: one by the seed, the one whose words are nearest to `near`, or all of them."""

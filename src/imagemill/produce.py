@@ -86,13 +86,14 @@ def pending_requests(dataset: Dataset, requests: Iterable[Request]) -> list[Requ
 def produce(
     dataset: Dataset,
     requests: list[Request],
-    model: Model,
+    model: Model | None,
     output: Output,
-    executor: Executor,
+    executor: Executor | None,
     progress: Progress | None = None,
 ) -> Report:
     """Make the images of `requests` and commit them to the dataset, whose lock the caller holds.
 
+    Without model and executor only what needs none is committed: originals, and requests that cannot be made.
     Raises OutOfSpace, ModelError and KeyboardInterrupt; whatever was finished until then is committed.
     """
     write_card(dataset)
@@ -122,9 +123,9 @@ def produce(
 def _produce_turn(
     dataset: Dataset,
     requests: list[Request],
-    model: Model,
+    model: Model | None,
     output: Output,
-    executor: Executor,
+    executor: Executor | None,
     report: Report,
     progress: Progress | None,
 ) -> None:
@@ -138,7 +139,7 @@ def _produce_turn(
             else:
                 asked.append(request)
         work = committer.until_failure(batches(asked, output.batch_sizes, output.per_row_guidance))
-        if asked:
+        if asked and model and executor:
             executor.run(partial(_make_images, model, output), work, committer.put)
 
 

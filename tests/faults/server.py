@@ -225,17 +225,17 @@ class FaultServer:
                 if verb == "edits" and not any(upload[0] in {"image", "image[]"} for upload in call.uploads):
                     raise Refused(400, "missing_image")
                 return self._images(call, given)
-            case "POST", ["models", *_]:
-                options = given.get("parameters", {})
-                pictures = self._pictures(call, {"size": f"{options.get('width', 64)}x{options.get('height', 64)}"})
-                body = b"".join(pictures)
-                return "image/png", base64.b64encode(body) if call.fault == "bad_base64" else body
-            case "POST", ["v1", "chat", "completions"]:
+            case "POST", ["v1", "chat", "completions"] | ["models", _, "v1", "chat", "completions"]:
                 images = sum(part.get("type") == "image_url" for part in message_parts(given))
                 message = {"role": "assistant", "content": f"{images} images: {call.prompt}"}
                 choices = [{"index": 0, "message": message, "finish_reason": "stop"}][call.fault == "no_data" :]
                 about = {"id": f"chat-{next(self._ids)}", "model": given.get("model", ""), "created": int(call.time)}
                 return {**about, "object": "chat.completion", "choices": choices}
+            case "POST", ["models", *_]:
+                options = given.get("parameters", {})
+                pictures = self._pictures(call, {"size": f"{options.get('width', 64)}x{options.get('height', 64)}"})
+                body = b"".join(pictures)
+                return "image/png", base64.b64encode(body) if call.fault == "bad_base64" else body
             case "GET", ["v1", "models"]:
                 return {"object": "list", "data": [{"id": "mock", "object": "model", "created": 0, "owned_by": "mock"}]}
             case "GET", ["files", name] if name in self.pictures:

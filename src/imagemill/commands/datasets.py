@@ -26,7 +26,7 @@ def status(arguments: Sequence[str]) -> int:
     data = status_data(Dataset(parsed.dataset))
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(data["failed"].items()))
     lines = [
-        f"{data['dataset']} · {data['model']} · {number(data['requests'], 'image')} asked for",
+        f"{data['dataset']} · {data['model'] or 'as they came'} · {number(data['requests'], 'image')} asked for",
         (
             f"{data['done']:,} done · {sum(data['failed'].values()):,} failed{f' ({reasons})' if reasons else ''}"
             f" · {data['pending']:,} pending"

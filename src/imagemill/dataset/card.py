@@ -59,12 +59,15 @@ _MEANINGS = {
 }
 
 
+_SYNTHETIC = "- synthetic\n"
+
 _KINDS = {
     "generate": ("text-to-image", "made by an AI model, `{model}`, from a table of {rows:,} prompts"),
     "augment": (
         "image-to-image",
         "that an AI model, `{model}`, made of the pictures of {rows:,} rows, or sources",
     ),
+    "import": ("image-to-text", "taken in as they are, from {rows:,} rows"),
     "edit": ("image-to-image", "edited by an AI model, `{model}`, as {rows:,} rows of instructions say"),
 }
 """By operator: the task as Hugging Face names it, and what the images are."""
@@ -86,15 +89,15 @@ def render_card(dataset: Dataset) -> str:
     first = next(iter(dataset), None)
     task, made = _KINDS[step["operator"]]
     # Not the folder's name: a dataset that is moved stays as it is, byte by byte.
-    name = f"{Path(job['input']['table']).stem} by {Path(step['model']).name}"
+    made_by = f" by {Path(step['model']).name}" if step["model"] else ""
+    name = f"{Path(job['input']['table']).stem}{made_by}"
     return f"""---
 pretty_name: {json.dumps(name)}
 license: {step["license"]}
 task_categories:
 - {task}
 tags:
-- synthetic
-- image
+{"" if step["operator"] == "import" else _SYNTHETIC}- image
 - imagemill
 annotations_creators:
 - machine-generated
@@ -129,7 +132,7 @@ dataset = load_dataset("path/to/this/folder", split="train")
 ## Origin
 
 {_synthetic(step)} {_marking(step)}
-The prompts come from `{job["input"]["table"]}`; the model's license applies to what it makes (`{step["license"]}`).
+{_license(job["input"]["table"], step)}
 """
 
 
@@ -156,6 +159,8 @@ def _configs(dataset: Dataset) -> str:
 
 
 def _parameters(step: dict[str, Any]) -> str:
+    if step["operator"] == "import":
+        return "The pictures were taken in: as they are, or as upright RGB where readers would see them differently."
     shown = (
         "model",
         "model_revision",
@@ -176,6 +181,8 @@ def _parameters(step: dict[str, Any]) -> str:
 
 
 def _again(first: Record | None, step: dict[str, Any]) -> str:
+    if step["operator"] == "import":
+        return ""
     if step["operator"] == "augment":
         return """Every parameter stands in `job.toml`, and every record says all that is needed to make its image
 again, out of the sources in `.imagemill/sources`."""
@@ -211,6 +218,8 @@ def _columns(record: Record | None, later: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _synthetic(step: dict[str, Any]) -> str:
+    if step["operator"] == "import":
+        return "The images are as they came; what they say of their origin is theirs."
     if step["operator"] == "augment":
         return "All images but the originals, where `original` is true, are synthetic."
     return "All images are synthetic."
@@ -227,7 +236,15 @@ def _added(step: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, f"all that `{step['model']}` said of the image; `{step['column']}` is the first"
 
 
+def _license(table: str, step: dict[str, Any]) -> str:
+    if step["operator"] == "import":
+        return f"They come from `{table}`; their license is not known to imagemill."
+    return f"The prompts come from `{table}`; the model's license applies to what it makes (`{step['license']}`)."
+
+
 def _marking(step: dict[str, Any]) -> str:
+    if step["operator"] == "import":
+        return "No file was marked."
     if step["mark"]:
         origin = "trainedAlgorithmicMedia" if step["operator"] == "generate" else "compositeWithTrainedAlgorithmicMedia"
         return f"Every file says so in its metadata (XMP `DigitalSourceType`: `{origin}`)."

@@ -13,6 +13,7 @@ from typing import Any
 from imagemill.dataset.card import AS_RECEIVED, render_card, write_card
 from imagemill.dataset.files import encode_lines, parse_lines, write_file
 from imagemill.dataset.folder import Dataset, Part
+from imagemill.dataset.sources import Sources
 from imagemill.images import embedded_recipe, open_image
 from imagemill.plan import PART_SIZE
 from imagemill.records import NO_SEED, RECORD_KEYS, SEED_LIMIT, files_of, order_of
@@ -27,8 +28,10 @@ def verify(dataset: Dataset, reader: bool = True) -> list[str]:
     problems = list(_counts(dataset))
     seen: set[str] = set()
     types: dict[str, type] = {}
+    sources: dict[str, str] = {}
     for part in dataset.parts:
         problems += _part(part, seen, types)
+        problems += _sources(part, sources)
         if finished and not part.sealed:
             problems.append(f"{part.name} is complete and not sealed; the command that made it seals it")
     # While images are still to be made, files of a crash and an older card are what the next run clears up.
@@ -109,6 +112,26 @@ def _part(part: Part, seen: set[str], types: dict[str, type]) -> Iterator[str]:
     for path in part.folder.iterdir() if part.sealed else ():
         if path.name not in names and path.name != "metadata.jsonl" and not path.name.startswith("."):
             yield f"{part.name}/{path.name} has no record"
+
+
+def _sources(part: Part, seen: dict[str, str]) -> Iterator[str]:
+    """Check the pictures that images were made from: those kept to make them again, and those beside an edit."""
+    kept = Sources(part.dataset.folder)
+    for record in part.records():
+        hashes = record.get("source_sha256")
+        if not isinstance(hashes, list):
+            continue
+        hashes += [record["mask_sha256"]] if "mask_sha256" in record else []
+        for sha256 in hashes:
+            path = kept.path(sha256)
+            if sha256 not in seen:
+                seen[sha256] = "" if _is_whole(path, sha256) else f"the source {path.name} is absent or another one"
+            if seen[sha256]:
+                yield f"{part.name}/{record.get('file_name')}: {seen[sha256]}"
+        beside = [name for name in files_of(record)[1:] if (part.folder / name).is_file()]
+        for name in beside:
+            if hashlib.sha256((part.folder / name).read_bytes()).hexdigest() not in hashes:
+                yield f"{part.name}/{name} is not the picture that was edited (sha256)"
 
 
 def _record(part: Part, record: dict[str, Any], types: dict[str, type]) -> Iterator[str]:

@@ -55,6 +55,10 @@ def retry(
 def model_of(dataset: Dataset, settings: Mapping[str, Any] | None = None) -> Model:
     """The model that a dataset was made with; raises UsageError when `settings` has what is written down already."""
     step = dataset.job["steps"][0]
+    if not step["model"]:
+        raise UsageError(
+            f"`{dataset.folder}` holds pictures as they came: no model made them", "give the same command again"
+        )
     model = find_model(step["model"], {**step["model_parameters"], **(settings or {})})
     fixed = [name for name in settings or () if name in model.to_table()]
     if fixed:

@@ -104,6 +104,10 @@ class Result:
     """What the model adds to the record: the same keys for each of its images."""
 
 
+DESCRIBE = "Describe this image in one sentence."
+"""What a model that answers questions is asked when nobody has said what."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """Something to ask of images."""

@@ -68,7 +68,7 @@ class Fake(Model, TextModel):
                 if self._fails(request):
                     yield Result(request, reason=self.fail_reason, message=f"asked to fail, attempt {request.attempt}")
                 else:
-                    yield Result(request, _pattern(request))
+                    yield _drawn(request)
         del held
 
     def answer(self, questions: Iterable[Question]) -> Iterator[Reply]:
@@ -80,7 +80,10 @@ class Fake(Model, TextModel):
                 " ".join(words[byte % 4] for words, byte in zip(_WORDS, digest[3 * number :], strict=False))
                 for number in range(question.count)
             )
-            if self.fail_text and self.fail_text in texts[0]:
+            wrong = _unreadable(question.images)
+            if wrong:
+                yield Reply(question, reason="bad_image", message=wrong)
+            elif self.fail_text and self.fail_text in texts[0]:
                 yield Reply(question, reason=self.fail_reason, message="asked to fail")
             else:
                 yield Reply(question, texts)
@@ -88,6 +91,23 @@ class Fake(Model, TextModel):
     def _fails(self, request: Request) -> bool:
         chosen = (self.fail_text and self.fail_text in request.prompt) or request.seed < self.fail_rate * 2**32
         return bool(chosen) and (self.fail_attempts == 0 or request.attempt <= self.fail_attempts)
+
+
+def _drawn(request: Request) -> Result:
+    try:
+        return Result(request, _pattern(request))
+    except (OSError, ValueError) as error:
+        return Result(request, reason="bad_image", message=f"the picture cannot be read: {error}")
+
+
+def _unreadable(images: Iterable[bytes]) -> str:
+    """What is wrong with images; empty when nothing is."""
+    try:
+        for image in images:
+            upright(image)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _pattern(request: Request) -> Pixels:

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from imagemill.errors import UsageError
 from imagemill.images import open_image
-from imagemill.models.base import Measured, Model, ModelInfo, Question, Reply, Result, TextModel
+from imagemill.models.base import DESCRIBE, Measured, Model, ModelInfo, Question, Reply, Result, TextModel
 from imagemill.records import Batch, Request, Size
 from imagemill.remote.client import CallFailed, Client, checked_base_url
 from imagemill.remote.engine import Journal, Settings, stream
@@ -281,7 +281,7 @@ class Remote(Model, TextModel):
 
     async def _ask(self, client: Client, questions: Sequence[Question]) -> list[Reply | CallFailed]:
         (question,) = questions
-        content: list[dict[str, Any]] = [{"type": "text", "text": question.prompt}]
+        content: list[dict[str, Any]] = [{"type": "text", "text": question.prompt or DESCRIBE}]
         for image in question.images:
             try:
                 kind = (open_image(image).format or "").lower()

@@ -112,7 +112,7 @@ class Batcher:
         return not self._thread.is_alive()
 
     def _kind(self, request: Request) -> tuple[Any, ...]:
-        return (*kind(request, self._per_row_guidance), len(request.images), bool(request.mask))
+        return kind(request, self._per_row_guidance)
 
     def _run(self) -> None:
         while self._arrived():

@@ -57,6 +57,8 @@ class Sampled(Body):
     """Sampler by its k-diffusion name."""
     seed: int | None = Field(None, ge=-1, le=SEED_LIMIT - 1)
     """That of the first image, the next ones count up; -1 draws one."""
+    strength: float | None = Field(None, ge=0, le=1)
+    """How much of the image to edit may change."""
 
 
 class SizedImage(Sampled):
@@ -221,12 +223,15 @@ def requests_of(
     mask: str = "",
 ) -> list[Request]:
     """Make the requests of one call; raises Problem for what the model would pay no heed to."""
-    _check_taken(options, info)
+    _check_taken(options, info, bool(images))
     guidance = options.guidance_scale
     if guidance is None:
         guidance = info.guidance_scale if info.takes_guidance else 0.0
     if options.negative_prompt and guidance <= info.guided_above:
         raise _unsupported("negative_prompt", f"needs a `guidance_scale` above {info.guided_above:g}")
+    strength = 0.0
+    if images and info.strength is not None:
+        strength = info.strength if options.strength is None else options.strength
     seed = options.seed
     if seed is None or seed < 0:
         seed = secrets.randbelow(SEED_LIMIT)
@@ -246,22 +251,26 @@ def requests_of(
             scheduler=options.scheduler or info.scheduler,
             images=images,
             mask=mask,
+            strength=strength,
         )
         for image in range(count)
     ]
 
 
-def _check_taken(options: Sampled, info: ModelInfo) -> None:
+def _check_taken(options: Sampled, info: ModelInfo, edits: bool) -> None:
     """Raise Problem for a parameter that would have no effect."""
     given = {
         "negative_prompt": bool(options.negative_prompt) and not info.takes_negative_prompt,
         "guidance_scale": options.guidance_scale is not None and not info.takes_guidance,
         "num_inference_steps": options.num_inference_steps is not None and not info.takes_steps,
         "seed": options.seed is not None and options.seed >= 0 and not info.takes_seed,
+        "strength": options.strength is not None and info.strength is None,
     }
     for name, in_vain in given.items():
         if in_vain:
             raise _unsupported(name, f"`{info.name}` takes none")
+    if options.strength is not None and not edits:
+        raise _unsupported("strength", "says how much of an image may change, and there is none")
     known = info.schedulers or (info.scheduler,)
     if options.scheduler and options.scheduler not in known:
         hint = did_you_mean(options.scheduler[:80], known) or f"known: {', '.join(known)}"

@@ -16,10 +16,9 @@ from imagemill.environment import means_path
 from imagemill.errors import ModelError, UsageError
 from imagemill.hub import Hub, allow_code, import_package, license_of, read_config, revision_of, stamp_of
 from imagemill.models.base import Measured, Model, ModelInfo, Result
-from imagemill.models.diffusers.families import FAMILIES
 from imagemill.models.diffusers.folders import Lora, check_safe, pipeline_of
 from imagemill.models.diffusers.schedulers import scheduler_name, scheduler_table
-from imagemill.models.diffusers.traits import Traits, general_traits, traits
+from imagemill.models.diffusers.traits import Traits, family_of, general_traits, parameters, traits, vae_factor
 from imagemill.records import Batch, Request, Size
 
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ class Pipeline(OnDevice, Model):
     """For a small GPU: only the part at work (`model`), or only its layer (`sequential`), is in its memory; slower."""
     safety_retries: int = Field(2, ge=0, le=100)
     """Other seeds tried when the model's own safety checker, where it has one, blocks a picture."""
+    image_guidance_scale: float = Field(1.5, ge=1, le=100)
+    """How strongly the source picture is followed, where a pipeline takes that."""
 
     @abstractmethod
     def folder(self, weights: bool = True) -> Path:
@@ -73,8 +74,7 @@ class Pipeline(OnDevice, Model):
         vae = _part(folder, index, "vae", "vqvae")
         own = _part(folder, index, "scheduler")
         found = self._traits(index, denoiser)
-        blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [0] * 4
-        factor = 2 ** (len(blocks) - 1)
+        factor = vae_factor(vae)
         side = denoiser.get("sample_size") or 1024 // factor
         height, width = side if isinstance(side, list) else (side, side)
         return ModelInfo(
@@ -86,13 +86,20 @@ class Pipeline(OnDevice, Model):
             guidance_scale=found.guidance_scale,
             scheduler=scheduler_name(own),
             schedulers=tuple(dict.fromkeys([*scheduler_table(own), scheduler_name(own)])),
-            batch_size=self.batch_size or 8,
+            batch_size=self.batch_size or found.batch_size,
             takes_negative_prompt=found.takes_negative_prompt,
             takes_guidance=found.takes_guidance,
+            most_images=found.pictures.most_images,
+            needs_images=found.pictures.needs_images,
+            takes_mask=found.pictures.needs_mask,
+            needs_mask=found.pictures.needs_mask,
+            strength=found.pictures.strength,
             per_row_guidance=found.per_row_guidance,
             guided_above=1.0 if found.per_row_guidance else -1.0,
             size_multiple=max(8, factor * found.size_factor),
             license=license_of(folder),
+            # Who draws in a loop of ours also counts what the tokenizer drops.
+            columns={"redrawn": 0, **({"dropped_tokens": 0} if found.per_row_guidance else {})},
         )
 
     def measure(self, sizes: Mapping[Size, int], chosen: Mapping[Size, int]) -> Measured:
@@ -120,17 +127,12 @@ class Pipeline(OnDevice, Model):
         return {}
 
     def _traits(self, index: Mapping[str, Any], denoiser: Mapping[str, Any]) -> Traits:
-        class_name = index["_class_name"]
-        if class_name in FAMILIES:
-            return traits(class_name, self.model_name(), denoiser)
-        pipeline = getattr(import_package("diffusers"), str(class_name), None)
-        if pipeline is None:
-            raise UsageError(f"diffusers has no pipeline `{class_name}`", "a newer diffusers may have it")
-        return general_traits(pipeline)
+        family = family_of(index["_class_name"], index)
+        return traits(family, self.model_name(), denoiser) if family else general_traits(_class_of(index))
 
 
 class Diffusers(Pipeline):
-    """Any text-to-image pipeline that diffusers loads."""
+    """Any pipeline of diffusers that makes images from text, or from text and images."""
 
     model: str
     """A folder in diffusers' format, or the id of one on the Hugging Face hub."""
@@ -225,6 +227,15 @@ def _part(folder: Path, index: Mapping[str, Any], *names: str) -> dict[str, Any]
     return {}
 
 
+def _class_of(index: Mapping[str, Any]) -> type:
+    """The pipeline that a model's folder is made for; raises UsageError."""
+    name = str(index["_class_name"])
+    found: type | None = getattr(import_package("diffusers"), name, None)
+    if found is None:
+        raise UsageError(f"diffusers has no pipeline `{name}`", "a newer diffusers may have it")
+    return found
+
+
 _LOADED: dict[tuple[Any, ...], Engine] = {}
 """The engine of this process, by its options and files: there is room for one."""
 
@@ -256,8 +267,9 @@ def _load(options: Pipeline, folder: Path) -> Engine:
     torch.backends.cudnn.deterministic = options.exact
     torch.backends.cudnn.benchmark = not options.exact
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not options.exact
-    known = read_config(folder / "model_index.json")["_class_name"] in FAMILIES
-    loader = diffusers.DiffusionPipeline if known else diffusers.AutoPipelineForText2Image
+    index = read_config(folder / "model_index.json")
+    as_it_is = family_of(index["_class_name"], index) or "image" in parameters(_class_of(index))
+    loader = diffusers.DiffusionPipeline if as_it_is else diffusers.AutoPipelineForText2Image
     try:
         pipeline = loader.from_pretrained(
             folder,
@@ -273,7 +285,7 @@ def _load(options: Pipeline, folder: Path) -> Engine:
     except Exception as error:  # a damaged file, an absent package, a device without memory: each has its own class
         raise ModelError(f"`{options.model_name()}` cannot be loaded: {error}", "see `imagemill doctor`") from error
     pipeline.set_progress_bar_config(disable=True)
-    return Engine(pipeline, options.exact, options.safety_retries)
+    return Engine(pipeline, options.exact, options.safety_retries, options.image_guidance_scale)
 
 
 def _add_loras(pipeline: Any, loras: list[tuple[Path, float]]) -> None:

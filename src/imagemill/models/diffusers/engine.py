@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,12 @@ from imagemill.environment import processor
 from imagemill.errors import ModelError
 from imagemill.hub import import_package
 from imagemill.models.base import Measured, Result
-from imagemill.models.diffusers.families import FAMILIES, Family, General, Text
+from imagemill.models.diffusers.families import FAMILIES
+from imagemill.models.diffusers.general import General
 from imagemill.models.diffusers.schedulers import scheduler_name, scheduler_table
+from imagemill.models.diffusers.sources import Sources
+from imagemill.models.diffusers.texts import Texts
+from imagemill.models.diffusers.traits import family_of
 from imagemill.records import Batch, FailureReason, Request, Size
 
 if TYPE_CHECKING:
@@ -22,8 +26,6 @@ if TYPE_CHECKING:
 
     from imagemill.images import Pixels
 
-_TEXT_BYTES = 256 * 2**20
-"""Embeddings kept, on the device."""
 _FLAT = 2.0
 """A picture whose values deviate less from their mean, of 255, shows nothing."""
 _LARGEST = 128
@@ -39,38 +41,13 @@ _MESSAGES: dict[FailureReason, str] = {
 }
 
 
-class Texts:
-    """Embeddings of texts, each made once while there is room."""
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A batch with the pictures it starts from, less the requests that cannot be drawn."""
 
-    def __init__(self, family: Family, batch_size: int) -> None:
-        self._family = family
-        self._batch_size = batch_size
-        self._kept: OrderedDict[str, Text] = OrderedDict()
-        self._bytes = 0
-        self.encoded = 0
-        """Texts that have gone through the encoders."""
-
-    def __call__(self, texts: Sequence[str]) -> list[Text]:
-        """Return the embeddings of texts."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._kept]
-        for start in range(0, len(missing), self._batch_size):
-            part = missing[start : start + self._batch_size]
-            # Always at one shape, so that an embedding's bits do not depend on its neighbors.
-            padded = [*part, *[""] * (self._batch_size - len(part))]
-            self.encoded += len(padded)
-            for text, embedding in zip(part, self._family.encode(padded), strict=False):
-                self._kept[text] = tuple(tensor.clone() for tensor in embedding)
-                self._bytes += _size(self._kept[text])
-        found = [self._kept[text] for text in texts]
-        for text in dict.fromkeys(texts):
-            self._kept.move_to_end(text)
-        while self._bytes > _TEXT_BYTES and self._kept:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
-        return found
-
-
-def _size(text: Text) -> int:
-    return sum(tensor.nbytes for tensor in text)
+    batch: Batch
+    requests: Sequence[Request]
+    sources: Sources
 
 
 @dataclass(slots=True)
@@ -114,13 +91,17 @@ def _failure(error: Exception) -> _Failure:
 class Engine:
     """Draws batches with a loaded pipeline."""
 
-    def __init__(self, pipeline: Any, exact: bool, safety_retries: int) -> None:
+    def __init__(self, pipeline: Any, exact: bool, safety_retries: int, image_guidance_scale: float) -> None:
         """Take a pipeline that stands on its device; with `exact` short batches are padded."""
         import torch
 
         self.pipeline = pipeline
-        family = FAMILIES.get(type(pipeline).__name__, General)
-        self.family = family(pipeline, exact)
+        self.checker: Any = getattr(pipeline, "safety_checker", None)
+        if self.checker is not None:
+            # Its call would look by itself, and blacken.
+            pipeline.safety_checker = None
+        family = FAMILIES.get(family_of(type(pipeline).__name__, pipeline.config), General)
+        self.family = family(pipeline, exact, image_guidance_scale)
         self.exact = exact
         self._device: torch.device = self.family.device
         self.texts = Texts(self.family, 1 if self._device.type == "cpu" else 8)
@@ -129,43 +110,64 @@ class Engine:
         self._largest: dict[Size, int] = {}
         cuda: Any = torch.cuda
         self._copies = cuda.Stream(self._device) if self._device.type == "cuda" else None
-        self.checker: Any = getattr(pipeline, "safety_checker", None)
         self._tries = {**_TRIES, "blocked": safety_retries}
 
     def make(self, batches: Iterable[Batch]) -> Iterator[Result]:
         """Draw batches; while one is drawn on the device, the one before is copied and checked."""
         ahead = 1 if self._copies else 0
-        drawn: deque[tuple[Batch, _Drawn]] = deque()
+        drawn: deque[tuple[_Work, _Drawn]] = deque()
         for batch in batches:
-            for requests, size in self._cut(batch):
-                found = self._attempt(requests, size)
+            work, refused = self._opened(batch)
+            yield from refused
+            for requests, size in self._cut(work):
+                found = self._attempt(requests, size, work.sources)
                 if isinstance(found, _Failure):
                     while drawn:
                         yield from self._finish(*drawn.popleft())
-                    yield from self._failed(batch, requests, size, found)
+                    yield from self._failed(work, requests, size, found)
                 else:
-                    drawn.append((batch, found))
+                    drawn.append((work, found))
                 while len(drawn) > ahead:
                     yield from self._finish(*drawn.popleft())
         while drawn:
             yield from self._finish(*drawn.popleft())
 
-    def _cut(self, batch: Batch) -> list[tuple[Sequence[Request], int]]:
-        """A batch in as many parts as memory has turned out to demand."""
-        size = min(batch.size, self._largest.get(batch.requests[0].size, batch.size))
-        return [(batch.requests[start : start + size], size) for start in range(0, len(batch.requests), size)]
+    def _opened(self, batch: Batch) -> tuple[_Work, list[Result]]:
+        """Open the pictures of a batch; a request whose picture is missing or damaged has its result already."""
+        taken, sources = self.family.pictures, Sources()
+        good: list[Request] = []
+        refused = []
+        for request in batch.requests:
+            if taken.needs_images and not request.images:
+                message = "the model draws nothing without a picture to start from"
+                refused.append(Result(request, reason="bad_request", message=message))
+            elif taken.needs_mask and not request.mask:
+                message = "the model draws nothing without a mask that says where"
+                refused.append(Result(request, reason="bad_request", message=message))
+            else:
+                try:
+                    sources.open(request, self.family.room(request.size), whole=taken.most_images > 1)
+                    good.append(request)
+                except ValueError as error:
+                    refused.append(Result(request, reason="bad_image", message=str(error)))
+        return _Work(batch, good, sources), refused
 
-    def _attempt(self, requests: Sequence[Request], size: int) -> _Drawn | _Failure:
+    def _cut(self, work: _Work) -> list[tuple[Sequence[Request], int]]:
+        """A batch in as many parts as memory has turned out to demand."""
+        size = min(work.batch.size, self._largest.get(work.batch.requests[0].size, work.batch.size))
+        return [(work.requests[start : start + size], size) for start in range(0, len(work.requests), size)]
+
+    def _attempt(self, requests: Sequence[Request], size: int, sources: Sources) -> _Drawn | _Failure:
         """Draw, and take whatever a pipeline raises for a failure of these requests."""
         try:
-            return self._draw(requests, size)
+            return self._draw(requests, size, sources)
         except Exception as error:  # noqa: BLE001 - see above
             failure = _failure(error)
         # Not before the exception is gone does it let go of the tensors of its pass.
         self._empty_cache(failure)
         return failure
 
-    def _failed(self, batch: Batch, requests: Sequence[Request], size: int, failure: _Failure) -> Iterator[Result]:
+    def _failed(self, work: _Work, requests: Sequence[Request], size: int, failure: _Failure) -> Iterator[Result]:
         """Try in halves what did not fit into memory, and one by one what failed otherwise."""
         if failure.memory and size > 1:
             size = math.ceil(size / 2)
@@ -177,22 +179,29 @@ class Engine:
             yield failure.result(requests[0])
             return
         for part in parts:
-            found = self._attempt(part, size)
+            found = self._attempt(part, size, work.sources)
             if isinstance(found, _Failure):
-                yield from self._failed(batch, part, size, found)
+                yield from self._failed(work, part, size, found)
             else:
-                yield from self._finish(batch, found)
+                yield from self._finish(work, found)
 
-    def _draw(self, requests: Sequence[Request], size: int) -> _Drawn:
+    def _drawn(self, requests: Sequence[Request], size: int, sources: Sources) -> Tensor:
+        """Draw in the next size that the model can draw, and cut that back."""
+        width, height = requests[0].size
+        room = self.family.room((width, height))
+        given = [replace(request, width=room[0], height=room[1]) for request in requests]
+        missing = size - len(requests) if self.exact else 0
+        self.pipeline.scheduler = self._scheduler(requests[0].scheduler)
+        images = self.family.draw([*given, *[given[-1]] * missing], self.texts, sources)[: len(requests)]
+        if images.shape[-2:] != room[::-1]:
+            raise ValueError(f"the model made a picture of {images.shape[-1]}×{images.shape[-2]} pixels")
+        return images[..., :height, :width]
+
+    def _draw(self, requests: Sequence[Request], size: int, sources: Sources) -> _Drawn:
         import torch
 
-        self.pipeline.scheduler = self._scheduler(requests[0].scheduler)
-        missing = size - len(requests) if self.exact else 0
         with torch.inference_mode():
-            images = self.family.draw([*requests, *[requests[-1]] * missing], self.texts)[: len(requests)]
-            images = images.float()
-            if images.shape[-2:] != (requests[0].height, requests[0].width):
-                raise ValueError(f"the model made a picture of {images.shape[-1]}×{images.shape[-2]} pixels")
+            images = self._drawn(requests, size, sources).float()
             whole = images.isfinite().flatten(1).all(1)
             flat = images.clamp(0, 1).mul(255).flatten(2).std(2).amax(1) < _FLAT
             faults = torch.where(whole, flat.to(torch.uint8) * 2, torch.ones_like(flat, dtype=torch.uint8))
@@ -209,7 +218,7 @@ class Engine:
                 arrived = self._copies.record_event()
             return _Drawn(requests, size, there[0], there[1], arrived)
 
-    def _finish(self, batch: Batch, drawn: _Drawn) -> Iterator[Result]:
+    def _finish(self, work: _Work, drawn: _Drawn) -> Iterator[Result]:
         """Check pictures; draw faulty ones again, together, each from seeds derived from its own."""
         asked = list(drawn.requests)
         seen: list[Counter[FailureReason]] = [Counter() for _ in asked]
@@ -225,7 +234,7 @@ class Engine:
             left = []
             for number, (request, pixels, fault) in enumerate(checked):
                 if fault is None:
-                    yield self._result(request, pixels, batch, drawn.size, redrawn)
+                    yield self._result(request, pixels, work.batch, drawn.size, redrawn)
                     continue
                 seen[number][fault] += 1
                 if seen[number][fault] <= self._tries[fault]:
@@ -237,7 +246,7 @@ class Engine:
                 return
             redrawn += 1
             asked, seen = [asked[number] for number in left], [seen[number] for number in left]
-            found = self._attempt([request.reseeded(redrawn) for request in asked], drawn.size)
+            found = self._attempt([request.reseeded(redrawn) for request in asked], drawn.size, work.sources)
             if isinstance(found, _Failure):
                 yield from (found.result(request) for request in asked)
                 return
@@ -296,7 +305,10 @@ class Engine:
         same = self.exact
         for (width, height), count in sizes.items():
             request = replace(example, width=width, height=height, num_inference_steps=2)
-            found[request.size] = chosen.get(request.size) or self._knee(request, count)
+            taken = self.family.pictures
+            if taken.needs_images:
+                request = replace(request, images=("",), mask="mask" if taken.needs_mask else "", strength=1.0)
+            found[request.size] = chosen.get(request.size) or self._knee(request, 1 if self.family.alone else count)
             same = same and self._repeats(request, found[request.size])
         return Measured(found, "batch_shape_exact" if same else "seed_only", self._described())
 
@@ -313,10 +325,11 @@ class Engine:
     def _cost(self, request: Request, size: int) -> float:
         """Seconds an image takes in a batch, infinite where it fails; the first run of a shape warms up."""
         batch = [replace(request, seed=seed) for seed in range(size)]
+        sources = Sources.example(request, self.family.room(request.size))
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
-            drawn = self._attempt(batch, size)
+            drawn = self._attempt(batch, size, sources)
             if isinstance(drawn, _Failure):
                 return math.inf
             if drawn.arrived is not None:
@@ -333,11 +346,11 @@ class Engine:
 
         others = [replace(request, seed=seed, prompt="a long picture " * seed) for seed in range(1, size)]
         short = [replace(other, seed=other.seed + size, prompt=f"{other.seed}") for other in others]
-        self.pipeline.scheduler = self._scheduler(request.scheduler)
+        sources = Sources.example(request, self.family.room(request.size))
         try:
             with torch.inference_mode():
-                first = self.family.draw([request, *others], self.texts)[0]
-                last = self.family.draw([*short, request], self.texts)[-1]
+                first = self._drawn([request, *others], size, sources)[0]
+                last = self._drawn([*short, request], size, sources)[-1]
             return bool((first == last).all())
         except Exception as error:  # noqa: BLE001 - what fails here fails again, and is told, when images are made
             failure = _failure(error)

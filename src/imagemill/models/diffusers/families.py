@@ -1,200 +1,17 @@
-"""How the pipelines of each family are driven: texts to embeddings, noise to latents, latents to pictures.
-
-The loops are ours and not the pipelines' own, so that every text is encoded once, each row has its own guidance, and
-nothing in a loop waits for the device: a scheduler counts on the CPU, with numbers that never come from the device.
-"""
+"""What sets the families of pipelines with a loop of ours apart from each other."""
 
 from __future__ import annotations
 
-import inspect
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from imagemill.models.diffusers.traits import guidance_name
+from imagemill.models.diffusers.family import Encoder, Family, Text
+from imagemill.models.diffusers.latent import Latent
+from imagemill.models.diffusers.traits import EDITS
 from imagemill.records import Request
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Text = tuple["Tensor", ...]
-"""What the text encoders make of one text: tensors without a batch axis."""
-
-Encoder = Callable[[Sequence[str]], list[Text]]
-"""Embeddings of texts, each made once."""
-
-_DECODED = 8 * 2**20
-"""Pixels that the VAE decodes in one pass: its memory grows with them."""
-
-
-class Family(ABC):
-    """Drives one loaded pipeline."""
-
-    def __init__(self, pipeline: Any, exact: bool) -> None:
-        self.pipeline = pipeline
-        self.exact = exact
-        self.device = pipeline._execution_device
-
-    @abstractmethod
-    def draw(self, requests: Sequence[Request], encoded: Encoder) -> Tensor:
-        """Draw requests of one kind: [requests, 3, height, width], floating point, 0..1 where nothing went wrong."""
-
-    def encode(self, texts: Sequence[str]) -> list[Text]:
-        """Run the text encoders over texts, in one pass."""
-        raise NotImplementedError
-
-    def dropped_tokens(self, text: str) -> int | None:
-        """How many tokens at the end of a text are not read; None where nobody can tell."""
-        del text
-        return None
-
-
-class General(Family):
-    """Any pipeline, through its own call."""
-
-    def draw(self, requests: Sequence[Request], encoded: Encoder) -> Tensor:
-        """Call the pipeline with what it takes."""
-        import torch
-
-        del encoded
-        first = requests[0]
-        arguments = {
-            "prompt": [request.prompt for request in requests],
-            "negative_prompt": [request.negative_prompt for request in requests],
-            "width": first.width,
-            "height": first.height,
-            "num_inference_steps": first.num_inference_steps,
-            "generator": _generators(requests),
-            "output_type": "pt",
-            # The size asked for, not one near it that is then stretched.
-            "use_resolution_binning": False,
-        }
-        known = inspect.signature(self.pipeline.__call__).parameters
-        arguments[guidance_name(known)] = first.guidance_scale
-        images = self.pipeline(**{name: value for name, value in arguments.items() if name in known}).images
-        return images if isinstance(images, torch.Tensor) else torch.stack(list(images))
-
-
-class Latent(Family):
-    """A denoiser over the latents of a VAE."""
-
-    @property
-    def denoiser(self) -> Any:
-        """The network that is asked at every step."""
-        return getattr(self.pipeline, "unet", None) or self.pipeline.transformer
-
-    @property
-    def channels(self) -> int:
-        """Channels of the latents."""
-        return int(self.denoiser.config.in_channels)
-
-    @property
-    def guides_by_contrast(self) -> bool:
-        """Whether guidance is the difference between two guesses, with and without the prompt."""
-        return True
-
-    @abstractmethod
-    def conditions(self, requests: Sequence[Request], text: Sequence[Tensor]) -> dict[str, Any]:
-        """Arguments of the denoiser that are the same at every step.
-
-        Rows of `text` are the requests, or their negatives and then the requests.
-        """
-
-    @abstractmethod
-    def guess(self, latents: Tensor, time: Tensor, conditions: Mapping[str, Any]) -> Tensor:
-        """Ask the denoiser at one time."""
-
-    def schedule(self, scheduler: Any, request: Request) -> None:
-        """Set the times of the steps, on the CPU."""
-        scheduler.set_timesteps(request.num_inference_steps, device="cpu")
-
-    def negatives(self, requests: Sequence[Request], texts: Sequence[Text], encoded: Encoder) -> list[Text]:
-        """What guidance leads away from."""
-        del texts
-        return encoded([request.negative_prompt for request in requests])
-
-    def draw(self, requests: Sequence[Request], encoded: Encoder) -> Tensor:
-        """Encode what is new, denoise, decode."""
-        texts = encoded([request.prompt for request in requests])
-        if self.guides_by_contrast and requests[0].guidance_scale > 1:
-            texts = [*self.negatives(requests, texts, encoded), *texts]
-        return self._decode(self._denoise(requests, texts), len(requests))
-
-    def _denoise(self, requests: Sequence[Request], texts: Sequence[Text]) -> Tensor:
-        import torch
-
-        scheduler, first = self.pipeline.scheduler, requests[0]
-        factor = self.pipeline.vae_scale_factor
-        generators = _generators(requests)
-        shape = (1, self.channels, first.height // factor, first.width // factor)
-        # In float32 on the CPU, whatever the model computes in: the same noise on every device.
-        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-        self.schedule(scheduler, first)
-        dtype = self.denoiser.dtype
-        latents = (noise * getattr(scheduler, "init_noise_sigma", 1.0)).to(self.device, dtype)
-        latents = self.packed(latents)
-        conditions = self.conditions(requests, [torch.stack(parts) for parts in zip(*texts, strict=True)])
-        guided = len(texts) > len(requests)
-        scale = torch.tensor([request.guidance_scale for request in requests]).to(self.device)
-        scale = scale.view(-1, *[1] * (latents.dim() - 1))
-        taken = inspect.signature(scheduler.step).parameters
-        noisy = {"generator": generators} if "generator" in taken else {}
-        for here, there in zip(scheduler.timesteps, scheduler.timesteps.to(self.device), strict=True):
-            given = latents
-            if hasattr(scheduler, "scale_model_input"):
-                given = scheduler.scale_model_input(latents, here)
-            guess = self.guess(torch.cat([given, given]) if guided else given, there, conditions)
-            if guided:
-                without, prompted = guess.chunk(2)
-                guess = (without + scale * (prompted - without)).to(dtype)
-            latents = scheduler.step(guess, here, latents, **noisy, return_dict=False)[0].to(dtype)
-        return self.unpacked(latents, shape)
-
-    def packed(self, latents: Tensor) -> Tensor:
-        """Bring latents into the denoiser's own form."""
-        return latents
-
-    def unpacked(self, latents: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Bring latents back into the VAE's form."""
-        del shape
-        return latents
-
-    def _decode(self, latents: Tensor, batch_size: int) -> Tensor:
-        import torch
-
-        vae = self.pipeline.vae
-        config = vae.config
-        latents = latents.to(vae.dtype)
-        mean, deviation = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        if mean is not None and deviation is not None:
-            mean, deviation = (torch.tensor(values).view(1, -1, 1, 1).to(latents) for values in (mean, deviation))
-            latents = latents * deviation / config.scaling_factor + mean
-        else:
-            latents = latents / config.scaling_factor
-        latents = latents + (getattr(config, "shift_factor", None) or 0.0)
-        factor = self.pipeline.vae_scale_factor
-        pixels = latents.shape[-1] * latents.shape[-2] * factor**2
-        rows = max(1, min(batch_size, _DECODED // pixels))
-        pictures = []
-        for start in range(0, len(latents), rows):
-            part = latents[start : start + rows]
-            missing = rows - len(part)
-            if missing and self.exact:
-                part = torch.cat([part, part[-1:].expand(missing, -1, -1, -1)])
-            pictures.append(vae.decode(part, return_dict=False)[0][: len(latents) - start])
-        return torch.cat(pictures) / 2 + 0.5
-
-    def dropped_tokens(self, text: str) -> int | None:
-        """Of the tokenizer that reads most."""
-        return min(
-            max(0, len(tokenizer(text, truncation=False, verbose=False).input_ids) - limit)
-            for tokenizer, limit in self.tokenizers()
-        )
-
-    def tokenizers(self) -> list[tuple[Any, int]]:
-        """Tokenizers with how many tokens are read of each."""
-        found = [getattr(self.pipeline, name, None) for name in ("tokenizer", "tokenizer_2")]
-        return [(tokenizer, tokenizer.model_max_length) for tokenizer in found if tokenizer is not None]
 
 
 class StableDiffusion(Latent):
@@ -257,11 +74,68 @@ class StableDiffusionXL(StableDiffusion):
         return {**super().conditions(requests, text), "added_cond_kwargs": added}
 
 
+class InstructPix2Pix(StableDiffusion):
+    """Stable Diffusion that sees a picture at every step, and changes it as it is told."""
+
+    pictures = EDITS
+
+    @property
+    def channels(self) -> int:
+        """The others are the picture's."""
+        return int(self.pipeline.vae.config.latent_channels)
+
+    def encode(self, texts: Sequence[str]) -> list[Text]:
+        """Embeddings of the tokens."""
+        return [(row,) for row in self.pipeline._encode_prompt(list(texts), self.device, 1, False)]
+
+    def needs_starts(self, request: Request) -> bool:
+        """Always."""
+        del request
+        return True
+
+    def begin(self, request: Request, noise: Tensor, starts: Tensor | None) -> tuple[Tensor, int]:
+        """Everything is drawn anew."""
+        del starts
+        return super().begin(request, noise, None)
+
+    def contrasts(self, negatives: Sequence[Text], texts: Sequence[Text]) -> list[Text]:
+        """With prompt and picture, with the picture, with neither."""
+        return [*texts, *negatives, *negatives]
+
+    def guided(self, guesses: Sequence[Tensor], scale: Tensor) -> Tensor:
+        """Each difference has its own scale."""
+        prompted, seen, without = guesses
+        return without + scale * (prompted - seen) + self.image_guidance_scale * (seen - without)
+
+    def shown(self, starts: Tensor, guesses: int) -> dict[str, Any]:
+        """The picture for each guess but the last."""
+        import torch
+
+        seen = starts.to(self.denoiser.dtype)
+        return {"seen": torch.cat([seen, seen, torch.zeros_like(seen)]) if guesses > 1 else seen}
+
+    def guess(self, latents: Tensor, time: Tensor, conditions: Mapping[str, Any]) -> Tensor:
+        """Show the picture as more channels."""
+        import torch
+
+        others = {name: value for name, value in conditions.items() if name != "seen"}
+        return super().guess(torch.cat([latents, conditions["seen"]], 1), time, others)
+
+
 class StableDiffusion3(Latent):
     """Stable Diffusion 3.x."""
 
     _LENGTH = 256
     """Tokens that the T5 encoder reads, as the pipeline has it."""
+
+    @property
+    def size_factor(self) -> int:
+        """The side of a patch."""
+        return int(self.denoiser.config.patch_size)
+
+    def left_out(self, request: Request) -> int:
+        """Rounded down, as the pipeline does."""
+        return _left_out(request)
 
     def encode(self, texts: Sequence[str]) -> list[Text]:
         """Embeddings of the tokens, and one of the whole."""
@@ -305,9 +179,18 @@ class Flux(Latent):
     """Tokens that the T5 encoder reads, as the pipeline has it."""
 
     @property
-    def channels(self) -> int:
+    def size_factor(self) -> int:
         """The transformer reads two by two latent pixels as one."""
+        return 2
+
+    @property
+    def channels(self) -> int:
+        """Those of four latent pixels are one's."""
         return int(self.denoiser.config.in_channels) // 4
+
+    def left_out(self, request: Request) -> int:
+        """Rounded down, as the pipeline does."""
+        return _left_out(request)
 
     @property
     def guides_by_contrast(self) -> bool:
@@ -377,15 +260,14 @@ FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
     "FluxPipeline": Flux,
+    "StableDiffusionInstructPix2PixPipeline": InstructPix2Pix,
 }
 """Pipelines with loops of our own; every other one is General."""
 
 
-def _generators(requests: Sequence[Request]) -> list[Any]:
-    """One for each row, on the CPU: the same noise on every device, whatever else is in the batch."""
-    import torch
-
-    return [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
+def _left_out(request: Request) -> int:
+    """Steps left out by the pipelines of models that learned a flow."""
+    return int(request.num_inference_steps - request.num_inference_steps * request.strength)
 
 
 def _shift(scheduler: Any, request: Request, factor: int) -> float:

@@ -1,0 +1,90 @@
+"""Pictures become a dataset as they are, for operators that add columns to one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from imagemill.dataset import Dataset
+from imagemill.dataset.differences import check_same
+from imagemill.dataset.folder import FORMAT
+from imagemill.dataset.sources import Sources
+from imagemill.making.intake import with_pictures
+from imagemill.models.base import ModelInfo
+from imagemill.output import Output
+from imagemill.plan import Plan
+from imagemill.produce import pending_requests, produce
+from imagemill.records import Maker, Variation
+from imagemill.tables import read_table
+from imagemill.tables.columns import PictureTable
+from imagemill.tables.pictures import base_of
+from imagemill.tables.readers import rows_of
+
+_NOBODY = ModelInfo("", "", 1, 1, 0, 0.0, "", 1, most_images=1)
+"""Stands for the model where nothing is made."""
+_STEP: Mapping[str, Any] = {
+    "operator": "import",
+    "model": "",
+    "model_revision": "",
+    "license": "unknown",
+    "seed": 0,
+    "image_format": "png",
+    "metadata": False,
+    "mark": False,
+    "model_parameters": {},
+    "batch_sizes": {},
+}
+
+
+class Pictures(PictureTable):
+    """Pictures with the texts that a table may have for them."""
+
+    text_names: ClassVar[tuple[str, ...]] = ("prompt", "text", "caption", "captions")
+    text_parameter: ClassVar[str] = "prompt_column"
+
+    prompt_column: str | None = None
+    """Column with texts."""
+
+    @property
+    def texts_optional(self) -> bool:
+        """A picture needs none."""
+        return True
+
+
+def collect(source: str | Path | Iterable[Any], output: str | Path) -> Dataset:
+    """Make a dataset of pictures as they are, and return it; the same call again takes in what has come since.
+
+    `source` is what `augment` takes. Raises UsageError, also when the folder was made by another job.
+    """
+    folder = Path(output)
+    Dataset.check_folder(folder)
+    if not isinstance(source, str | Path):
+        source = rows_of(source)
+    options = Pictures()
+    read = read_table(source, options)
+    rows = [replace(row, samples=tuple(replace(each, keep_original=True) for each in row.samples)) for row in read.rows]
+    sampling = Variation.model_construct(images_per_sample=0, seed=0, num_inference_steps=0, guidance_scale=0.0)
+    requests = sum(len(row.samples) for row in rows)
+    job: dict[str, Any] = {
+        "format": FORMAT,
+        "input": {"table": Path(source).name if isinstance(source, str | Path) else "python", "sha256": read.sha256},
+        "steps": [dict(_STEP)],
+        "plan": {"rows_read": read.rows_read, "rows_accepted": len(rows), "requests": requests},
+    }
+    with Dataset.create(folder):
+        if (folder / "job.toml").is_file():
+            found = Dataset(folder).job
+            check_same(folder, found, job)
+            job["steps"] += found["steps"][1:]
+        Dataset.write_rejects(folder, read.rejects)
+        Dataset.write_job(folder, job)
+        dataset = Dataset(folder)
+        dataset.recover()
+        taken = with_pictures(replace(read, rows=rows), Sources(folder), base_of(source), options, _NOBODY, take=True)
+        later = {name: blank for step in job["steps"][1:] for name, blank in step.get("columns", {}).items()}
+        maker = Maker("", "", {})
+        out = Output(folder, maker, "png", metadata=False, mark=False, per_row_guidance=False, later_columns=later)
+        produce(dataset, pending_requests(dataset, Plan(taken, options, sampling).requests()), None, out, None)
+    return dataset

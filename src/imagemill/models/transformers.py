@@ -1,0 +1,304 @@
+"""Local models that describe images or answer questions about them: a folder of transformers', or a hub id."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field
+
+from imagemill.devices import OnDevice
+from imagemill.environment import cores, means_path, package_version
+from imagemill.errors import MissingExtra, ModelError, UsageError
+from imagemill.hub import Hub, check_weights, import_package, license_of, revision_of, stamp_of
+from imagemill.images import upright
+from imagemill.models.base import DESCRIBE, Question, Reply, TextInfo, TextModel
+from imagemill.records import FailureReason
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "README.md"]
+_WEIGHTS = ["*.safetensors"]
+_NUCLEUS = 0.9
+"""Different replies are drawn from the likeliest words that together are so likely, as BLIP's authors do."""
+_CONTINUES = {"blip", "git"}
+"""Kinds of models that take a prompt for the beginning of what they say."""
+
+
+class Captioner(OnDevice, TextModel):
+    """A model of transformers in a folder."""
+
+    max_new_tokens: int = Field(64, ge=1, le=8192)
+    """Most tokens of a reply."""
+    temperature: float = Field(1.0, gt=0, le=10)
+    """How freely words are chosen where several replies are wanted; a single one is always the likeliest."""
+    caption_batch_size: int = Field(8, ge=1, exclude=True)
+    """Images described in one pass, fewer where memory demands it; not written down."""
+
+    @abstractmethod
+    def folder(self, weights: bool = True) -> Path:
+        """The folder with `config.json`, perhaps without weights; raises UsageError when there is none."""
+
+    @abstractmethod
+    def model_name(self) -> str:
+        """As datasets say it."""
+
+    def info(self) -> TextInfo:
+        """Read what the folder says of itself."""
+        folder = self.folder(weights=False)
+        return TextInfo(self.model_name(), revision_of(folder), license_of(folder))
+
+    def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
+        """Also check that the device is there."""
+        left = [name for name in type(self).model_fields if getattr(self, name) == "auto"]
+        chosen = {**(self.suitable(workers) if set(left) - set(known) else {}), **known}
+        resolved = self.model_copy(update={name: chosen[name] for name in left})
+        resolved.check_device()
+        return resolved
+
+    def ready(self, workers: int) -> None:
+        """It needs nothing more."""
+        del workers
+
+    def answer(self, questions: Iterable[Question]) -> Iterator[Reply]:
+        """Load the model once; a question for one reply gets the likeliest, together with others of the same prompt.
+
+        Several replies are drawn by the question's seed, which alone decides them.
+        """
+        yield from _engine_of(self).answer(questions)
+
+
+class Transformers(Captioner):
+    """Any image-to-text or image-text-to-text model that transformers loads."""
+
+    model: str
+    """A folder in transformers' format, or the id of one on the Hugging Face hub."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; resolved to a commit, which is kept for the whole column."""
+    hf_cache_dir: str | None = Field(None, exclude=True)
+    """Folder for what comes from the hub, instead of the one in `HF_HOME`; not written down."""
+    offline: bool = Field(False, exclude=True)
+    """Do not ask the hub; what is not in the cache is an error. Not written down."""
+
+    def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
+        """Also pin the revision; what an earlier run pinned stays."""
+        revision = self.revision or known.get("revision")
+        if not self._is_folder():
+            revision = Hub(self.hf_cache_dir, self.offline).commit(self.model, revision)
+        return super().resolve(known, workers).model_copy(update={"revision": revision})
+
+    def folder(self, weights: bool = True) -> Path:
+        """The folder itself, or the hub's copy in the cache; no weights in it may be a pickle."""
+        path = Path(self.model)
+        if not self._is_folder():
+            # Folders below hold the same weights in other formats.
+            which = {"allow_patterns": [*_FILES, *(_WEIGHTS if weights else ())], "ignore_patterns": ["*/*"]}
+            hub = Hub(self.hf_cache_dir, self.offline)
+            path = hub.fetched(import_package("huggingface_hub").snapshot_download, self.model, self.revision, **which)
+        if not (path / "config.json").is_file():
+            raise UsageError(f"`{self.model}` holds no transformers model: no config.json", "name its folder")
+        if self._is_folder() and self.revision not in (None, found := revision_of(path)):
+            raise UsageError(f"`{self.model}` is now `{found}`, not `{self.revision}`", "bring that one back")
+        check_weights(path)
+        if weights and not any(path.glob("*.safetensors")):
+            raise UsageError(
+                f"`{self.model}` has no weights in the format safetensors",
+                "take another revision, such as one of its pull requests: `--revision refs/pr/1`",
+            )
+        return path
+
+    def model_name(self) -> str:
+        """The folder or id as given."""
+        return self.model
+
+    def _is_folder(self) -> bool:
+        """Whether the model is a folder and not on the hub; raises UsageError for a folder that is not there."""
+        if Path(self.model).is_dir():
+            return True
+        if means_path(self.model):
+            raise UsageError(f"there is no folder `{self.model}`", "bring it back, or name where it is now")
+        return False
+
+
+_LOADED: dict[tuple[Any, ...], _Engine] = {}
+"""The engine of this process, by its options and files: there is room for one."""
+
+
+def _engine_of(options: Captioner) -> _Engine:
+    """The loaded model; raises UsageError and ModelError."""
+    folder = options.folder()
+    key = (options, stamp_of(folder))
+    if key not in _LOADED:
+        _LOADED.clear()
+        _LOADED[key] = _load(options, folder)
+    return _LOADED[key]
+
+
+def _load(options: Captioner, folder: Path) -> _Engine:
+    """Load a model onto its device; raises UsageError and ModelError."""
+    torch, transformers = import_package("torch"), import_package("transformers")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if isinstance(options.threads, int):
+        torch.set_num_threads(options.threads)
+    # Said outright, or a terminal would be asked whether code may run.
+    common = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(folder, **common)
+        model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
+            folder, use_safetensors=True, dtype=getattr(torch, options.dtype), output_loading_info=True, **common
+        )
+        _check_whole(processor, model, loaded["missing_keys"])
+        return _Engine(processor, model.to(options.device).eval(), options)
+    except Exception as error:  # a damaged file, an absent package, a device without memory: each has its own class
+        name, text = options.model_name(), " ".join(str(error).split())
+        if "trust_remote_code" in text:
+            raise UsageError(f"`{name}` brings code of its own, which is not run", "take another model") from error
+        if "torchvision" in text.lower() and not package_version("torchvision"):
+            raise MissingExtra("torchvision", "torchvision") from error
+        raise ModelError(f"`{name}` cannot be loaded: {text[:500]}", "see `imagemill doctor`") from error
+
+
+def _check_whole(processor: Any, model: Any, absent: Iterable[str]) -> None:
+    """Raise ValueError where transformers has made up what a folder does not hold, and would go on."""
+    if absent:
+        raise ValueError(f"its weights lack {', '.join(sorted(absent)[:3])}")
+    if not hasattr(processor, "tokenizer"):
+        raise ValueError("its folder has no processor for images and texts together")
+    # The model may have room for more words than there are, not for so many.
+    known, words = len(processor.tokenizer), getattr(model.config.get_text_config(decoder=True), "vocab_size", 0)
+    if known < words / 2:
+        raise ValueError(f"its tokenizer has {known:,} words and the model {words:,}: a file is absent")
+
+
+class _Engine:
+    """One loaded model with its processor."""
+
+    def __init__(self, processor: Any, model: Any, options: Captioner) -> None:
+        self._processor, self._model, self._options = processor, model, options
+        # New words come after what is asked, so that is where a batch must be even.
+        processor.tokenizer.padding_side = "left"
+        self._kind = model.config.model_type
+        self._size = options.caption_batch_size
+
+    def answer(self, questions: Iterable[Question]) -> Iterator[Reply]:
+        with ThreadPoolExecutor(min(8, cores())) as pool:
+            for _, same in groupby(questions, lambda q: (q.prompt, len(q.images)) if q.count == 1 else q.name):
+                while asked := list(islice(same, self._size)):
+                    opened = list(zip(asked, pool.map(_opened, asked), strict=True))
+                    yield from (
+                        Reply(question, reason="bad_image", message=problem)
+                        for question, problem in opened
+                        if isinstance(problem, str)
+                    )
+                    good = [(question, found) for question, found in opened if not isinstance(found, str)]
+                    if good:
+                        yield from self._replies(good)
+
+    def _replies(self, asked: Sequence[tuple[Question, list[Image.Image]]]) -> Iterator[Reply]:
+        """Answer together; try in halves what did not fit into memory, and one by one what failed otherwise."""
+        try:
+            texts = self._texts([question for question, _ in asked], [pictures for _, pictures in asked])
+        except Exception as error:  # noqa: BLE001 - whatever a model raises is a failure of these questions
+            texts = []
+            reason, message = _failure(error)
+        if texts:
+            yield from (Reply(question, found) for (question, _), found in zip(asked, texts, strict=True))
+            return
+        if reason == "oom" and self._options.device.startswith("cuda"):
+            import_package("torch").cuda.empty_cache()
+        if len(asked) == 1:
+            yield Reply(asked[0][0], reason=reason, message=message)
+            return
+        size = 1
+        if reason == "oom":
+            size = math.ceil(len(asked) / 2)
+            self._size = min(self._size, size)
+        for start in range(0, len(asked), size):
+            yield from self._replies(asked[start : start + size])
+
+    def _texts(self, questions: Sequence[Question], pictures: Sequence[list[Image.Image]]) -> list[tuple[str, ...]]:
+        """What the model says, to each question as many texts as it wants."""
+        import torch
+
+        count = questions[0].count
+        inputs = self._inputs(questions[0].prompt, pictures)
+        chosen: dict[str, Any] = {"do_sample": False}
+        if count > 1:
+            torch.manual_seed(questions[0].seed)
+            chosen = {"do_sample": True, "temperature": self._options.temperature, "top_p": _NUCLEUS, "top_k": 0}
+        with torch.inference_mode():
+            output: Tensor = self._model.generate(
+                **inputs, **chosen, num_beams=1, num_return_sequences=count, max_new_tokens=self._most(inputs)
+            )
+        ids = inputs.get("input_ids")
+        if ids is not None and self._kind not in _CONTINUES:
+            # A decoder first says again what it was asked.
+            length = ids.shape[1]
+            if torch.equal(output[:, :length], ids.repeat_interleave(count, 0)):
+                output = output[:, length:]
+        said = [text.strip() for text in self._processor.tokenizer.batch_decode(output, skip_special_tokens=True)]
+        return [tuple(said[start : start + count]) for start in range(0, len(said), count)]
+
+    def _inputs(self, prompt: str, pictures: Sequence[list[Image.Image]]) -> Any:
+        """Images and text as the model takes them: a conversation where it has a template for that."""
+        options: dict[str, Any] = {"return_tensors": "pt", "padding": True}
+        if getattr(self._processor, "chat_template", None):
+            content = [*({"type": "image"} for _ in pictures[0]), {"type": "text", "text": prompt or DESCRIBE}]
+            said = [{"role": "user", "content": content}]
+            text = str(self._processor.apply_chat_template(said, add_generation_prompt=True))
+            begins = self._processor.tokenizer.bos_token
+            if begins and text.startswith(begins):
+                options["add_special_tokens"] = False
+            images = [list(found) for found in pictures] if pictures[0] else None
+            inputs = self._processor(text=[text] * len(pictures), images=images, **options)
+        else:
+            if len(pictures[0]) != 1:
+                raise ValueError(f"it takes one image at a time, not {len(pictures[0])}")
+            if prompt:
+                options["text"] = [prompt] * len(pictures)
+            inputs = self._processor(images=[found[0] for found in pictures], **options)
+            if prompt and self._kind == "git":
+                # Its tokenizer ends a prompt, which is to be continued, and says what the model does not take.
+                inputs.pop("token_type_ids", None)
+                for name in ("input_ids", "attention_mask"):
+                    inputs[name] = inputs[name][:, :-1]
+        return inputs.to(self._options.device, self._model.dtype)
+
+    def _most(self, inputs: Any) -> int:
+        """New tokens that a text has room for."""
+        places = getattr(self._model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        if places is None:
+            return self._options.max_new_tokens
+        room = int(places) - (inputs["input_ids"].shape[1] if "input_ids" in inputs else 1)
+        if room < 1:
+            raise ValueError(f"the prompt fills the {places} tokens that it can read")
+        return min(room, self._options.max_new_tokens)
+
+
+def _opened(question: Question) -> list[Image.Image] | str:
+    """The pictures of a question, or what is wrong with them."""
+    try:
+        return [upright(image) for image in question.images]
+    except ValueError as error:
+        return str(error)
+
+
+def _failure(error: Exception) -> tuple[FailureReason, str]:
+    """What an exception means; raises ModelError when the device is lost, since nothing works after that."""
+    text = str(error)
+    memory = (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(sign in text for sign in ("can't allocate memory", "out of memory", "ALLOC_FAILED"))
+    )
+    if type(error).__name__ == "AcceleratorError" and not memory:
+        raise ModelError(f"the device stopped working: {text[:500]}", "the same command continues") from error
+    return "oom" if memory else "model_error", f"{type(error).__name__}: {text}"[:500]

@@ -1,0 +1,242 @@
+"""The images of a dataset get a column of texts that say what is in them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from imagemill.annotate import Item, Progress, Report, annotate
+from imagemill.captions import Keep, kept
+from imagemill.component import Component
+from imagemill.dataset.folder import Dataset
+from imagemill.dataset.journal import Annotation, ColumnJournal
+from imagemill.errors import SomeFailed, UsageError, did_you_mean
+from imagemill.executors.base import Sink
+from imagemill.executors.local import Local
+from imagemill.making.preparation import local_executor
+from imagemill.models.base import Described, Question, Reply, TextModel, find_text_model, text_model_name
+from imagemill.plan import derive_seed
+from imagemill.records import RECORD_KEYS, SEED_LIMIT, safe_column
+
+DEFAULT_MODEL = "shapes"
+_FREE = ("operator", "columns", "model_parameters", "base_url")
+"""What need not be the same when a column is continued, or is compared by its parts."""
+
+
+class Caption(Component):
+    """Image to text: every image of a dataset gets a text that says what is in it."""
+
+    model: str = DEFAULT_MODEL
+    """What looks at the images: `shapes` (built in), a folder, a hub id, or another name, such as `openai:NAME`."""
+    column: str = Field("caption", pattern=r"^[^\W\d]\w*$", max_length=100)
+    """The column to fill; images that have a text in it are left alone."""
+    prompt: str = ""
+    """What to ask, or how the text is to begin, as the model takes it; models that need a question have one."""
+    captions_per_image: int = Field(1, ge=1, le=100)
+    """Texts made for each image, different ones when there are several."""
+    keep_candidates: Keep = "random"
+    """Which stay: one at `random`, the one most `similar` to the record's prompt, or `all`, in a second column."""
+    seed: int = Field(-1, ge=-1, le=SEED_LIMIT - 1)
+    """Decides how texts differ and which one stays; -1 draws one and writes it down."""
+
+    def model_name(self) -> str:
+        """The model that `model` stands for."""
+        return text_model_name(self.model)
+
+    def blanks(self) -> dict[str, Any]:
+        """The columns that are filled, with the values of an image that has no text."""
+        # Of a part with nothing but empty lists no reader could tell what they are lists of.
+        return {self.column: "", **({f"{self.column}_candidates": [""]} if self.keep_candidates == "all" else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A column to be filled that has been checked as a whole, before any model is loaded."""
+
+    dataset: Dataset
+    options: Caption
+    model: TextModel
+    info: Described
+    step: dict[str, Any]
+    """As `job.toml` says it."""
+    executor: Local
+    images: int
+    pending: int
+    """Images without a text."""
+
+
+def prepare(dataset: Dataset, parameters: Mapping[str, Any], workers: int = 1, devices: str = "") -> Prepared:
+    """Check parameters, model and column; nothing is loaded and nothing written.
+
+    Raises UsageError, also when the column holds something else.
+    """
+    options, model_parameters = _split_parameters(parameters)
+    if model_parameters.get("max_cost") is not None:
+        raise UsageError("caption: `max_cost`: nobody knows what a question costs", "leave it out")
+    executor = local_executor(workers, devices)
+    job = dataset.job
+    known: dict[str, Any] = next((step for step in job["steps"][1:] if _is_of(step, options)), {})
+    model = find_text_model(options.model_name(), model_parameters)
+    same = known.get("model") == options.model_name()
+    model = model.resolve(known["model_parameters"] if same else {}, executor.workers)
+    if executor.devices and (device := model.to_table().get("device", "cuda")) != "cuda":
+        raise UsageError(f"`devices` are CUDA devices, and `device` is `{device}`", "leave out one of them")
+    if options.seed < 0:
+        options = options.model_copy(update={"seed": known.get("seed", secrets.randbelow(SEED_LIMIT))})
+    info = model.info()
+    step = {
+        "operator": "caption",
+        "columns": options.blanks(),
+        **options.to_table(),
+        "model": options.model_name(),
+        "model_revision": info.revision,
+        "model_parameters": model.to_table(),
+    }
+    _check(dataset, options, step, job)
+    journal = ColumnJournal(dataset, options.blanks())
+    pending = [journal.is_pending(record) for record in dataset]
+    if not pending:
+        raise UsageError(f"`{dataset.folder}` has no image yet", "generate some first")
+    return Prepared(dataset, options, model, info, step, executor, len(pending), sum(pending))
+
+
+def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
+    """Describe the images that have no text yet; the same call after any interruption continues.
+
+    Raises LockedError, OutOfSpace, ModelError, and SomeFailed when no image of the dataset could be described.
+    """
+    dataset, options, model = prepared.dataset, prepared.options, prepared.model
+    model.ready(prepared.executor.workers)
+    with dataset.lock():
+        # Another process may have changed the dataset since this was prepared.
+        job = dataset.job
+        if not _check(dataset, options, prepared.step, job):
+            dataset.write_job(dataset.folder, {**job, "steps": [*job["steps"], prepared.step]})
+        dataset.recover()
+        report = annotate(dataset, options.blanks(), partial(_describe, model, options), prepared.executor, progress)
+        failures = ColumnJournal(dataset, options.blanks()).failures()
+    if failures and len(failures) == len(dataset):
+        raise SomeFailed(
+            f"no image could be described, the first with {failures[0]['reason']}: {failures[0]['message']}",
+            "the same command tries them again",
+        )
+    return report
+
+
+def caption(
+    dataset: Dataset | str | Path,
+    *,
+    workers: int = 1,
+    devices: str = "",
+    progress: Progress | None = None,
+    **parameters: Any,
+) -> Dataset:
+    """Fill a column of a dataset with texts that say what is in its images, and return it.
+
+    The same call again continues, and tries images again that could not be described. `parameters` are those of
+    `Caption` and of the model, as on the command line. Raises UsageError for anything that cannot be right, and
+    SomeFailed when no image could be described.
+    """
+    opened = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
+    execute(prepare(opened, parameters, workers, devices), progress)
+    return opened
+
+
+def _split_parameters(parameters: Mapping[str, Any]) -> tuple[Caption, dict[str, Any]]:
+    """Tell the operator's parameters from the model's."""
+    own = {name: value for name, value in parameters.items() if name in Caption.model_fields}
+    options = Caption.parse(own, "caption")
+    rest = {name: value for name, value in parameters.items() if name not in own}
+    known = [*Caption.model_fields, *type(find_text_model(options.model_name(), {})).model_fields] if rest else []
+    for name, value in rest.items():
+        if name not in known:
+            raise UsageError(
+                f"caption: `{name}`: neither `caption` nor the model `{options.model}` has such a parameter, "
+                f"got: `{value!s:.80}`",
+                did_you_mean(name, known) or f"known: {', '.join(known)}",
+            )
+    return options, rest
+
+
+def _is_of(step: Mapping[str, Any], options: Caption) -> bool:
+    return (step["operator"], step.get("column")) == ("caption", options.column)
+
+
+def _check(dataset: Dataset, options: Caption, step: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
+    """Whether the step stands in the job; raises UsageError when its columns are taken by something else."""
+    later = job["steps"][1:]
+    for other in later:
+        if _is_of(other, options):
+            _check_same(options.column, other, step)
+            return True
+    first: Mapping[str, Any] = next(iter(dataset), {})
+    taken = {name for other in later for name in other.get("columns", {})}
+    for name in options.blanks():
+        problem = ""
+        if name in RECORD_KEYS:
+            problem = "says how an image was made"
+        elif safe_column(name) != name:
+            problem = "means something else to `load_dataset`"
+        elif name in taken:
+            problem = "is filled by another step already"
+        elif name in first:
+            problem = "is a column of the dataset already, and no captions"
+        if problem:
+            raise UsageError(f"caption: `column`: `{name}` {problem}", "choose another `--column`")
+    return False
+
+
+def _check_same(column: str, found: Mapping[str, Any], step: Mapping[str, Any]) -> None:
+    """Raise UsageError that names the differences when a column was begun in another way."""
+    old, new = (
+        {name: value for name, value in [*way["model_parameters"].items(), *way.items()] if name not in _FREE}
+        for way in (found, step)
+    )
+    differences = [
+        f"`{name}` was `{old.get(name, 'not given')}`, now `{new.get(name, 'not given')}`"
+        for name in dict.fromkeys([*new, *old])
+        if old.get(name) != new.get(name)
+    ]
+    if differences:
+        raise UsageError(
+            f"the column `{column}` was filled in another way: {'; '.join(differences)}", "choose another `--column`"
+        )
+
+
+def _describe(model: TextModel, options: Caption, work: Iterable[Sequence[Item]], sink: Sink) -> None:
+    """Ask the model about images. This is what a worker does."""
+    asked: dict[str, Item] = {}
+
+    def questions() -> Iterator[Question]:
+        for batch in work:
+            for item in batch:
+                try:
+                    image = Path(item.path).read_bytes()
+                except OSError as error:
+                    sink(item.failed("bad_image", f"its file cannot be read: {error.strerror}"))
+                    continue
+                asked[item.name] = item
+                seed = derive_seed(options.seed, item.name, 0) >> 32
+                yield Question(item.name, options.prompt, (image,), options.captions_per_image, seed)
+
+    for reply in model.answer(questions()):
+        sink(_annotation(options, asked.pop(reply.question.name), reply))
+
+
+def _annotation(options: Caption, item: Item, reply: Reply) -> Annotation:
+    """What a reply says of an image."""
+    if reply.reason:
+        return item.failed(reply.reason, reply.message)
+    # Half a character, as servers may send it, cannot be written.
+    texts = [text.encode(errors="replace").decode().strip() for text in reply.texts]
+    said = [text for text in texts if text]
+    if not said:
+        return item.failed("model_error", "the model said nothing")
+    staying = kept(said, options.keep_candidates, reply.question.seed, item.record["prompt"])
+    return item.found(dict(zip(options.blanks(), (staying[0], list(staying)), strict=False)))
