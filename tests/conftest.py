@@ -15,6 +15,8 @@ import pytest
 from imagemill.cli import run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Before torch is imported: threads that wait for work busily starve each other on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @dataclass(frozen=True)

@@ -453,7 +453,7 @@ def test_parameters_that_cannot_be_right_are_refused(dataset: Dataset, tmp_path:
             caption(dataset, **parameters)  # type: ignore[arg-type]
     (tmp_path / "pictures").mkdir()
     ran = imagemill("caption", tmp_path / "pictures")
-    assert (ran.code, "holds no dataset" in ran.err) == (2, True)
+    assert (ran.code, "holds no picture" in ran.err) == (2, True)
     ran = imagemill("caption", dataset.folder, "--colum", "x")
     assert (ran.code, "did you mean `--column`?" in ran.err) == (2, True)
 

@@ -22,7 +22,7 @@ LAYERS = [
     {"component", "environment", "images"},
     {"records", "hub"},
     {"devices"},
-    {"captions", "contact_sheet"},
+    {"captions", "committing", "contact_sheet"},
     {"tables"},
     {"plan"},
     {"models.base", "executors.base", "dataset"},

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imagemill.committing import Committer, Progress, Report
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.journal import Annotation, ColumnJournal
 from imagemill.errors import ImagemillError, ModelError
@@ -43,23 +41,6 @@ class Item:
     def failed(self, reason: FailureReason, message: str) -> Annotation:
         """Why none were found."""
         return Annotation(self.part, self.name, self.record["sha256"], reason=reason, message=message)
-
-
-@dataclass(slots=True)
-class Report:
-    """What one run did."""
-
-    total: int
-    """Images it had to look at."""
-    done: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    """By reason."""
-    seconds: float = 0.0
-    """Since the first images were handed out."""
-
-
-Progress = Callable[[Report], None]
-"""Called after every commit, from a thread of the engine."""
 
 
 def annotate(
@@ -109,8 +90,8 @@ def _batches(dataset: Dataset, journal: ColumnJournal, pending: Mapping[int, int
             yield tuple(items[start : start + _TOGETHER])
 
 
-class _Committer:
-    """A thread that journals what is found, as soon as it is found, and writes the columns of complete parts."""
+class _Committer(Committer[Annotation]):
+    """Journals what is found, and writes the columns of complete parts."""
 
     def __init__(
         self,
@@ -120,70 +101,25 @@ class _Committer:
         report: Report,
         progress: Progress | None,
     ) -> None:
+        super().__init__(report, progress)
         self._dataset = dataset
         self._journal = journal
         self._left = dict(pending)
         self._found: defaultdict[int, list[Annotation]] = defaultdict(list)
         """What is journaled, by part."""
-        self._report = report
-        self._progress = progress
-        self._queue: queue.SimpleQueue[Annotation | None] = queue.SimpleQueue()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="imagemill-commit", daemon=True)
-        self._start = time.perf_counter()
 
-    def __enter__(self) -> _Committer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if self._error and kind is None:
-            raise self._error
-
-    def put(self, annotation: Annotation) -> None:
-        self._queue.put(annotation)
-
-    def until_failure(self, work: Iterable[tuple[Item, ...]]) -> Iterator[tuple[Item, ...]]:
-        """Hand out work until something cannot be committed."""
-        # A model in this process takes its first images when it has been loaded: from here its speed is measured.
-        self._start = time.perf_counter()
-        for batch in work:
-            if self._error:
-                return
-            yield batch
-
-    def _run(self) -> None:
-        ended = False
-        while not ended:
-            taken = [self._queue.get()]
-            # One write and one fsync for all that has come meanwhile.
-            with suppress(queue.Empty):
-                while True:
-                    taken.append(self._queue.get_nowait())
-            ended = None in taken
-            annotations = [annotation for annotation in taken if annotation is not None]
-            if annotations and self._error is None:
-                try:
-                    self._commit(annotations)
-                except BaseException as error:  # noqa: BLE001 - raised again where the engine is waited for
-                    self._error = error
-
-    def _commit(self, annotations: list[Annotation]) -> None:
-        self._journal.append(annotations)
-        for annotation in annotations:
+    def commit(self, finished: list[Annotation]) -> None:
+        """All in one write, then the parts that are complete by it."""
+        self._journal.append(finished)
+        for annotation in finished:
             self._left[annotation.part] -= 1
             if annotation.reason is None:
                 self._found[annotation.part].append(annotation)
-                self._report.done += 1
+                self.report.done += 1
             else:
-                self._report.failed[annotation.reason] += 1
-        complete = [number for number in {annotation.part for annotation in annotations} if not self._left[number]]
+                self.report.failed[annotation.reason] += 1
+        complete = [number for number in {annotation.part for annotation in finished} if not self._left[number]]
         for number in complete:
             self._journal.write(self._dataset.part(number), self._found.pop(number, []))
         if complete:
             self._journal.keep(annotation for found in self._found.values() for annotation in found)
-        self._report.seconds = time.perf_counter() - self._start
-        if self._progress:
-            self._progress(self._report)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import queue
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from imagemill.committing import Committer, Progress, Report
 from imagemill.dataset.calls import Calls
 from imagemill.dataset.card import write_card
 from imagemill.dataset.files import make_folder, sync_folder, write_file
@@ -30,23 +29,6 @@ from imagemill.output import Output, record_of
 from imagemill.plan import batches
 from imagemill.records import Batch, Record, Request
 from imagemill.remote.model import Remote
-
-
-@dataclass(slots=True)
-class Report:
-    """What one run did."""
-
-    total: int
-    """Requests it had to make."""
-    done: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    """By reason."""
-    seconds: float = 0.0
-    """Since the first batch was handed out."""
-
-
-Progress = Callable[[Report], None]
-"""Called after every commit, from a thread of the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,78 +200,33 @@ def _store(output: Output, result: Result) -> _Outcome:
     return _Outcome(request.part, record=record)
 
 
-class _Committer:
-    """A thread that appends what workers finish, as soon as it is finished, and seals parts."""
+class _Committer(Committer[_Outcome]):
+    """Appends records and seals parts."""
 
     def __init__(self, dataset: Dataset, requests: list[Request], report: Report, progress: Progress | None) -> None:
+        super().__init__(report, progress)
         self._dataset = dataset
         self._left = Counter(request.part for request in requests)
-        self._report = report
-        self._progress = progress
-        self._queue: queue.SimpleQueue[_Outcome | None] = queue.SimpleQueue()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="imagemill-commit", daemon=True)
-        self._start = time.perf_counter()
-        self._before = report.seconds
 
-    def __enter__(self) -> _Committer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if self._error and kind is None:
-            raise self._error
-
-    def put(self, outcome: _Outcome) -> None:
-        self._queue.put(outcome)
-
-    def until_failure(self, work: Iterable[Batch]) -> Iterator[Batch]:
-        """Hand out work until something cannot be committed."""
-        # A model in this process takes its first batch when it has been loaded: from here its speed is measured.
-        self._start = time.perf_counter()
-        for batch in work:
-            if self._error:
-                return
-            yield batch
-
-    def _run(self) -> None:
-        ended = False
-        while not ended:
-            outcomes = [self._queue.get()]
-            # One write and one fsync for all that has come meanwhile.
-            with suppress(queue.Empty):
-                while True:
-                    outcomes.append(self._queue.get_nowait())
-            ended = None in outcomes
-            if self._error is None:
-                try:
-                    self._commit([outcome for outcome in outcomes if outcome is not None])
-                except BaseException as error:  # noqa: BLE001 - raised again where the engine is waited for
-                    self._error = error
-
-    def _commit(self, outcomes: list[_Outcome]) -> None:
-        failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
+    def commit(self, finished: list[_Outcome]) -> None:
+        """Records and failures, in one write each, and what is complete by them."""
+        failures = [outcome.failure for outcome in finished if outcome.failure is not None]
         if failures:
             self._dataset.append_failures(failures)
-            self._report.failed.update(failure["reason"] for failure in failures)
-        for number in dict.fromkeys(outcome.part for outcome in outcomes):
+            self.report.failed.update(failure["reason"] for failure in failures)
+        for number in dict.fromkeys(outcome.part for outcome in finished):
             part = self._dataset.part(number)
-            records = [o.record for o in outcomes if o.part == number and o.record is not None]
+            records = [o.record for o in finished if o.part == number and o.record is not None]
             if records:
                 if not part.metadata.exists():
                     sync_folder(part.folder.parent)
                     sync_folder(self._dataset.folder)
                 sync_folder(part.folder)
                 part.append(records)
-                self._report.done += len(records)
-            self._left[number] -= sum(outcome.part == number for outcome in outcomes)
+                self.report.done += len(records)
+            self._left[number] -= sum(outcome.part == number for outcome in finished)
             if self._left[number] == 0:
                 # A retry ends before what an interrupted run has left in the part.
                 if part.complete:
                     part.seal()
                 write_card(self._dataset)
-        self._report.seconds = self._before + time.perf_counter() - self._start
-        if self._progress and outcomes:
-            self._progress(self._report)

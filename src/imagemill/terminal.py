@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imagemill.produce import Report
+    from imagemill.committing import Report
 
 _LINE_EVERY = 10.0
 """Seconds between lines of progress where there is no terminal."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from imagemill.commands.shared import add_workers, command_parser
 from imagemill.errors import SomeFailed
@@ -12,15 +12,14 @@ from imagemill.flags import Parser, add_parameters, given, parse
 from imagemill.terminal import Meter, Terminal, duration, number
 
 if TYPE_CHECKING:
-    from imagemill.annotate import Progress
     from imagemill.operators.caption import Prepared
 
 
 def caption(arguments: Sequence[str]) -> int:
     """Fill a column with texts."""
-    from imagemill.dataset import Dataset
+    from imagemill.making.collecting import dataset_of
     from imagemill.models.base import find_text_model
-    from imagemill.operators.caption import DEFAULT_MODEL, Caption, execute, prepare
+    from imagemill.operators.caption import DEFAULT_MODEL, Caption, check_parameters, execute, prepare
 
     early = Parser(add_help=False, allow_abbrev=False)
     early.add_argument("--model", default=DEFAULT_MODEL)
@@ -33,7 +32,15 @@ def caption(arguments: Sequence[str]) -> int:
         'imagemill caption out --model openai:NAME --column style --prompt "Which style is this?"\n'
         "The same command again continues after any interruption, and tries failed images again.",
     )
-    parser.add_argument("dataset", help="the dataset's folder")
+    parser.add_argument(
+        "source", metavar="IN", help="a dataset, which gets a column; or a folder of images, or a table with paths"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="the dataset that other sources become [default: IMAGEMILL_OUTPUT_DIR, else beside IN]",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what there is to do, and do nothing")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     add_workers(parser)
@@ -41,15 +48,22 @@ def caption(arguments: Sequence[str]) -> int:
     add_parameters(parser, f"the model `{model.component_name()}`", model, skip=Caption.model_fields)
     parsed = parse(parser, arguments)
     terminal = Terminal(parsed.quiet, parsed.json)
-    dataset = Dataset(parsed.dataset)
+    # Before pictures are taken in, so that a wrong parameter leaves nothing behind.
+    check_parameters(given(parsed, Caption, model))
+    dataset = dataset_of(parsed.source, parsed.output, "captioned")
     prepared = prepare(dataset, given(parsed, Caption, model), parsed.workers, parsed.devices)
+    counts = dataset.counts()
+    taken_in = not dataset.job["steps"][0]["model"]
+    if taken_in and (counts.rows_rejected or counts.failed):
+        bad = counts.rows_rejected + sum(counts.failed.values())
+        terminal.warn(f"{number(bad, 'picture')} not taken in: see {dataset.rejects_file} and {dataset.failures_file}")
     terminal.say(_plan_line(prepared))
     if parsed.dry_run:
-        terminal.data(_data(prepared), parsed.dataset)
+        terminal.data(_data(prepared), str(dataset.folder))
         return 0
     try:
         with Meter(terminal, prepared.pending) as meter:
-            report = execute(prepared, cast("Progress", meter))
+            report = execute(prepared, meter)
     except SomeFailed:
         if parsed.json:
             terminal.data(_data(prepared), "")
@@ -62,8 +76,8 @@ def caption(arguments: Sequence[str]) -> int:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(data["failed"].items()))
         terminal.say(f"{number(sum(data['failed'].values()), 'image')} not described ({reasons})")
         terminal.say("\nhint: the same command tries them again")
-    terminal.data(data, parsed.dataset)
-    return 3 if data["failed"] else 0
+    terminal.data(data, str(dataset.folder))
+    return 3 if data["failed"] or (taken_in and counts.failed) else 0
 
 
 def _plan_line(prepared: Prepared) -> str:

@@ -11,7 +11,7 @@ from imagemill.dataset import Dataset
 from imagemill.dataset.differences import check_same
 from imagemill.dataset.folder import FORMAT
 from imagemill.dataset.sources import Sources
-from imagemill.making.intake import with_pictures
+from imagemill.making.intake import output_for, with_pictures
 from imagemill.models.base import ModelInfo
 from imagemill.output import Output
 from imagemill.plan import Plan
@@ -88,3 +88,17 @@ def collect(source: str | Path | Iterable[Any], output: str | Path) -> Dataset:
         out = Output(folder, maker, "png", metadata=False, mark=False, per_row_guidance=False, later_columns=later)
         produce(dataset, pending_requests(dataset, Plan(taken, options, sampling).requests()), None, out, None)
     return dataset
+
+
+def dataset_of(source: Dataset | str | Path | Iterable[Any], output: str | Path | None, made: str) -> Dataset:
+    """The dataset that a source is, or the one that its pictures become; raises UsageError.
+
+    Without `output` a new one goes where `output_for` says.
+    """
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, str | Path) and Path(source).is_dir() and output is None:
+        known = Path(source, "job.toml").is_file() or Path(source, ".imagemill").is_dir()
+        if known:
+            return Dataset(source)
+    return collect(source, output_for(source, output, made))

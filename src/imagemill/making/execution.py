@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from imagemill.committing import Progress, Report
 from imagemill.dataset import Dataset
 from imagemill.dataset.differences import check_same
 from imagemill.dataset.files import write_file
@@ -23,7 +24,7 @@ from imagemill.making.preparation import Making, Prepared, prepare, sizes_of
 from imagemill.models.base import Measured, Model
 from imagemill.output import Output
 from imagemill.plan import Plan
-from imagemill.produce import Progress, Report, pending_requests, produce
+from imagemill.produce import pending_requests, produce
 from imagemill.records import Size
 
 _MEASURED = 8

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from imagemill.dataset.sources import Sources
+from imagemill.environment import means_path
 from imagemill.errors import UsageError
 from imagemill.making.fitting import size_for
 from imagemill.models.base import ModelInfo
@@ -73,7 +74,10 @@ def output_for(source: object, output: str | Path | None, made: str) -> Path:
     told = output or os.environ.get("IMAGEMILL_OUTPUT_DIR")
     if told:
         return Path(told)
-    if not isinstance(source, str | Path) or not Path(source).exists():
+    there = isinstance(source, str | Path) and Path(source).exists()
+    if isinstance(source, str | Path) and not there and (means_path(str(source)) or str(source).count("/") != 1):
+        raise UsageError(f"there is no `{source}`", "check the path")
+    if not isinstance(source, str | Path) or not there:
         raise UsageError("nothing says where the dataset goes", "name its folder: `-o FOLDER`")
     path = Path(source).resolve()
     return path.with_name(f"{path.name.partition('.')[0] if path.is_file() else path.name}-{made}")

@@ -15,11 +15,12 @@ from imagemill.dataset.differences import check_same
 from imagemill.dataset.folder import FORMAT, Counts, Dataset
 from imagemill.dataset.sources import Sources
 from imagemill.environment import cuda_devices
-from imagemill.errors import UsageError, did_you_mean
+from imagemill.errors import UsageError
 from imagemill.executors.local import Local
 from imagemill.images import ImageFormat
 from imagemill.making.fitting import check_requests, complete, left_out, unguided, unused_of
 from imagemill.making.intake import unreadable, with_pictures
+from imagemill.making.parameters import split_parameters
 from imagemill.models.base import Model, ModelInfo, find_model
 from imagemill.output import Output
 from imagemill.plan import Plan
@@ -143,7 +144,9 @@ def prepare(
 
     Raises UsageError, also when the folder was made by another job.
     """
-    options, model_parameters = split_parameters(operator, parameters)
+    options, model_parameters = split_parameters(
+        operator, parameters, lambda options: find_model(options.model_name(), {})
+    )
     executor = local_executor(workers, devices)
     folder = Path(output)
     Dataset.check_folder(folder)
@@ -230,24 +233,6 @@ def local_executor(workers: int, devices: str) -> Local:
             f"there are: {', '.join(there)}" if there else "this machine has none that PyTorch can use",
         )
     return Local.parse({"workers": len(chosen), "devices": chosen}, "workers")
-
-
-def split_parameters(operator: type[Making], parameters: Mapping[str, Any]) -> tuple[Making, dict[str, Any]]:
-    """Tell the operator's parameters from the model's."""
-    name = operator.component_name()
-    own = {key: value for key, value in parameters.items() if key in operator.model_fields}
-    options = operator.parse(own, name)
-    rest = {key: value for key, value in parameters.items() if key not in own}
-    known = [*operator.model_fields]
-    known += type(find_model(options.model_name(), {})).model_fields if rest else []
-    for key, value in rest.items():
-        if key not in known:
-            raise UsageError(
-                f"{name}: `{key}`: neither `{name}` nor the model `{options.model}` has such a parameter, "
-                f"got: `{value!s:.80}`",
-                did_you_mean(key, known) or f"known: {', '.join(known)}",
-            )
-    return options, rest
 
 
 def _as_received(options: Making, info: ModelInfo) -> Making:

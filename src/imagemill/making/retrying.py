@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from imagemill.committing import Progress, Report
 from imagemill.dataset.folder import Dataset
 from imagemill.errors import UsageError, did_you_mean
 from imagemill.making.preparation import local_executor, output_of, sizes_of
 from imagemill.models.base import Model, find_model
 from imagemill.output import Output
-from imagemill.produce import Progress, Report, produce
+from imagemill.produce import produce
 from imagemill.records import Maker, Request
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from imagemill.captions import Keep, kept
+from imagemill.committing import Progress
 from imagemill.dataset import Dataset
 from imagemill.errors import UsageError
 from imagemill.executors.local import Local
@@ -20,7 +21,6 @@ from imagemill.making.intake import output_for
 from imagemill.making.preparation import Making
 from imagemill.models.base import ModelInfo, find_text_model, text_model_name
 from imagemill.plan import derive_seed
-from imagemill.produce import Progress
 from imagemill.records import Row, Sample, Variation
 from imagemill.tables.columns import PictureTable
 

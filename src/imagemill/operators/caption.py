@@ -11,14 +11,17 @@ from typing import Any
 
 from pydantic import Field
 
-from imagemill.annotate import Item, Progress, Report, annotate
+from imagemill.annotate import Item, annotate
 from imagemill.captions import Keep, kept
+from imagemill.committing import Progress, Report
 from imagemill.component import Component
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.journal import Annotation, ColumnJournal
-from imagemill.errors import SomeFailed, UsageError, did_you_mean
+from imagemill.errors import SomeFailed, UsageError
 from imagemill.executors.base import Sink
 from imagemill.executors.local import Local
+from imagemill.making.collecting import dataset_of
+from imagemill.making.parameters import split_parameters
 from imagemill.making.preparation import local_executor
 from imagemill.models.base import Described, Question, Reply, TextModel, find_text_model, text_model_name
 from imagemill.plan import derive_seed
@@ -76,9 +79,7 @@ def prepare(dataset: Dataset, parameters: Mapping[str, Any], workers: int = 1, d
 
     Raises UsageError, also when the column holds something else.
     """
-    options, model_parameters = _split_parameters(parameters)
-    if model_parameters.get("max_cost") is not None:
-        raise UsageError("caption: `max_cost`: nobody knows what a question costs", "leave it out")
+    options, model_parameters = check_parameters(parameters)
     executor = local_executor(workers, devices)
     job = dataset.job
     known: dict[str, Any] = next((step for step in job["steps"][1:] if _is_of(step, options)), {})
@@ -130,7 +131,8 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
 
 
 def caption(
-    dataset: Dataset | str | Path,
+    source: Dataset | str | Path | Iterable[Any],
+    output: str | Path | None = None,
     *,
     workers: int = 1,
     devices: str = "",
@@ -139,29 +141,26 @@ def caption(
 ) -> Dataset:
     """Fill a column of a dataset with texts that say what is in its images, and return it.
 
-    The same call again continues, and tries images again that could not be described. `parameters` are those of
-    `Caption` and of the model, as on the command line. Raises UsageError for anything that cannot be right, and
+    Any other source that `augment` takes becomes a dataset first: `output`, else IMAGEMILL_OUTPUT_DIR, else beside the
+    source. The same call again continues, and tries images again that could not be described. `parameters` are those
+    of `Caption` and of the model, as on the command line. Raises UsageError for anything that cannot be right, and
     SomeFailed when no image could be described.
     """
-    opened = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
-    execute(prepare(opened, parameters, workers, devices), progress)
-    return opened
+    check_parameters(parameters)
+    dataset = dataset_of(source, output, "captioned")
+    execute(prepare(dataset, parameters, workers, devices), progress)
+    return dataset
 
 
-def _split_parameters(parameters: Mapping[str, Any]) -> tuple[Caption, dict[str, Any]]:
-    """Tell the operator's parameters from the model's."""
-    own = {name: value for name, value in parameters.items() if name in Caption.model_fields}
-    options = Caption.parse(own, "caption")
-    rest = {name: value for name, value in parameters.items() if name not in own}
-    known = [*Caption.model_fields, *type(find_text_model(options.model_name(), {})).model_fields] if rest else []
-    for name, value in rest.items():
-        if name not in known:
-            raise UsageError(
-                f"caption: `{name}`: neither `caption` nor the model `{options.model}` has such a parameter, "
-                f"got: `{value!s:.80}`",
-                did_you_mean(name, known) or f"known: {', '.join(known)}",
-            )
-    return options, rest
+def check_parameters(parameters: Mapping[str, Any]) -> tuple[Caption, dict[str, Any]]:
+    """The operator's parameters and the model's; raises UsageError for those that nobody has or that cannot be."""
+    options, model_parameters = split_parameters(
+        Caption, parameters, lambda options: find_text_model(options.model_name(), {})
+    )
+    if model_parameters.get("max_cost") is not None:
+        raise UsageError("caption: `max_cost`: nobody knows what a question costs", "leave it out")
+    find_text_model(options.model_name(), model_parameters)
+    return options, model_parameters
 
 
 def _is_of(step: Mapping[str, Any], options: Caption) -> bool:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from imagemill.committing import Progress
 from imagemill.dataset import Dataset
 from imagemill.errors import UsageError
 from imagemill.making.execution import make
 from imagemill.making.intake import output_for
 from imagemill.making.preparation import Making
 from imagemill.models.base import ModelInfo
-from imagemill.produce import Progress
 from imagemill.records import Row, Variation
 from imagemill.tables.columns import PictureTable
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from imagemill.committing import Progress
 from imagemill.dataset import Dataset
 from imagemill.errors import UsageError
 from imagemill.making.execution import make
 from imagemill.making.preparation import Making
 from imagemill.models.base import ModelInfo
-from imagemill.produce import Progress
 from imagemill.records import Sampling
 from imagemill.tables.columns import PromptTable
 
