@@ -189,7 +189,7 @@ def main() -> None:
         "--painter", type=Path, default=Path("src/imagemill/weights/shapes"), help="its autoencoder is used"
     )
     parser.add_argument("--work", type=Path, default=Path("build/captioner"), help="what to go on from")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--pool", type=int, default=1500, help="pictures passed through the autoencoder once")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()

@@ -15,7 +15,7 @@ from typing import Any
 
 from imagemill.errors import MissingExtra, UsageError
 
-_HASHED = {".json", ".safetensors", ".txt", ".model", ".py"}
+_HASHED = {".json", ".safetensors", ".txt", ".model", ".py", ".jinja"}
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _DESCRIBING = ["*.json", "*.txt", "*.model", "README.md"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")

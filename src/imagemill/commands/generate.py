@@ -132,7 +132,8 @@ def _make(
 def _plan_line(prepared: Prepared) -> str:
     rows, images = len(prepared.plan.rows), len(prepared.plan)
     each = images // rows
-    prompts = number(rows, "prompt") + (f" × {each}" if each > 1 and images == rows * each else "")
+    noun = "prompt" if prepared.output.operator == "generate" else "row"
+    prompts = number(rows, noun) + (f" × {each}" if each > 1 and images == rows * each else "")
     seconds, total = prepared.estimate()
     address = prepared.output.maker.model_parameters.get("base_url")
     parts = [

@@ -30,7 +30,7 @@ def command_parser(command: str, **options: Any) -> Parser:
 
 def add_workers(parser: Parser) -> None:
     """Add where work runs."""
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that make images [default: 1]")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that work [default: 1]")
     parser.add_argument(
         "--devices", default="", metavar="0,1|all", help="CUDA devices: one process on each, instead of `--workers`"
     )
