@@ -140,3 +140,12 @@ def test_a_row_without_a_caption_is_augmented_after_the_captioner_has_looked(ima
         background, ((shape, color),) = scene(Path("drawn/images/part-000001", Path(record["source_image"]).name))
         assert record["captioner"] == "shapes_captioner"
         assert {shape, color, background} <= set(record["prompt"].split())
+
+
+def test_an_edit_that_is_true_already_changes_nothing_that_can_be_seen(imagemill: Command) -> None:
+    if not Path(package_file(), "weights/shapes_editor/model_index.json").is_file():
+        pytest.skip("the weights of the built-in editor are absent")
+    (circle,) = drawn(imagemill, "a red circle on a white background")
+    rows = [{"image": circle, "instruction": f"make the circle {color}"} for color in ("red", "blue")]
+    assert imagemill("edit", table(rows), "-o", "out", "--seed", 1).code == 0
+    assert [record["no_op"] for record in Dataset("out")] == [True, False]

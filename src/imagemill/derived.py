@@ -15,7 +15,7 @@ from imagemill.models.base import Result
 from imagemill.output import Output, recipe_of, record_of
 from imagemill.records import Maker, Record, Request
 
-NO_OP = 0.002
+NO_OP = 0.005
 """An edit that has changed less of the area has changed nothing: what an autoencoder alone does to edges."""
 
 _NOBODY = Maker("", "", {})

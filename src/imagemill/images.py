@@ -46,7 +46,7 @@ _PNG_END = b"IEND\xaeB`\x82"
 _ORIENTATION = 0x0112
 _LYING = {5, 6, 7, 8}
 """Orientations whose width is the height of what is stored."""
-_VISIBLE = 32
+_VISIBLE = 64
 _USER_COMMENT = 0x9286
 _EXIF_FOLDER = 0x8769
 _SEGMENT = 60_000
@@ -329,7 +329,7 @@ def mask_of(data: bytes) -> Image.Image:
 def changed(before: Pixels, after: Pixels) -> tuple[float, float]:
     """How far two pictures of one size differ: their mean absolute difference, 0..1, and the share of the area.
 
-    An area has changed where a channel differs by more than an eighth of its range.
+    An area has changed where a channel differs by more than a quarter of its range.
     """
     import numpy as np
 

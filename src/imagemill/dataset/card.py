@@ -54,7 +54,7 @@ _MEANINGS = {
     "mask_file_name": "the mask, white where the picture could change",
     "edited_image_file_name": "the picture after the edit, the same as `file_name`",
     "difference": "mean absolute difference between before and after, from 0 to 1",
-    "changed_area": "share of the area where a channel differs by more than an eighth of its range",
+    "changed_area": "share of the area where a channel differs by more than a quarter of its range",
     "no_op": "whether the edit has changed nothing that can be seen",
 }
 
