@@ -20,6 +20,12 @@ def kept(texts: Sequence[str], how: Keep, seed: int, near: str) -> tuple[str, ..
     return (max(texts, key=lambda text: similarity(text, near)),)
 
 
+def said(texts: Sequence[str]) -> list[str]:
+    """Texts as they can be written down, without those that say nothing; half a character becomes a question mark."""
+    found = (text.encode(errors="replace").decode().strip() for text in texts)
+    return [text for text in found if text]
+
+
 def similarity(one: str, other: str) -> float:
     """Cosine of the word counts of two texts, from 0 to 1."""
     a, b = _words(one), _words(other)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from imagemill.captions import said
 from imagemill.dataset.files import append_lines, read_lines
 from imagemill.executors.base import Executor, Sink
 from imagemill.models.base import Question, Reply, TextModel
@@ -25,7 +26,7 @@ def describe(
     found: dict[str, Described] = {}
     by_name = {Path(file).name: file for file in files}
     for line in read_lines(path):
-        if line["file"] in by_name and len(line["texts"]) == count:
+        if line["file"] in by_name and line["count"] == count:
             found[by_name[line["file"]]] = tuple(line["texts"]), None
     left = [file for file in files if file not in found]
     if not left:
@@ -38,11 +39,13 @@ def describe(
             yield Question(Path(file).name, "", (Path(file).read_bytes(),), count, chosen)
 
     def written(reply: Reply) -> None:
-        name = reply.question.name
-        if reply.reason is None:
-            append_lines(path, [{"file": name, "texts": list(reply.texts)}])
-        problem = (reply.reason, f"no caption: {reply.message}") if reply.reason else None
-        found[by_name[name]] = reply.texts, problem
+        name, texts = reply.question.name, said(reply.texts)
+        reason, message = reply.reason, reply.message
+        if reason is None and not texts:
+            reason, message = "model_error", "the model said nothing"
+        if reason is None:
+            append_lines(path, [{"file": name, "count": count, "texts": texts}])
+        found[by_name[name]] = tuple(texts), (reason, f"no caption: {message}") if reason else None
 
     executor.run(partial(_answer, model), questions(), written)
     return found

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from imagemill.annotate import Item, annotate
-from imagemill.captions import Keep, kept
+from imagemill.captions import Keep, kept, said
 from imagemill.committing import Progress, Report
 from imagemill.component import Component
 from imagemill.dataset.folder import Dataset
@@ -232,10 +232,8 @@ def _annotation(options: Caption, item: Item, reply: Reply) -> Annotation:
     """What a reply says of an image."""
     if reply.reason:
         return item.failed(reply.reason, reply.message)
-    # Half a character, as servers may send it, cannot be written.
-    texts = [text.encode(errors="replace").decode().strip() for text in reply.texts]
-    said = [text for text in texts if text]
-    if not said:
+    texts = said(reply.texts)
+    if not texts:
         return item.failed("model_error", "the model said nothing")
-    staying = kept(said, options.keep_candidates, reply.question.seed, item.record["prompt"])
+    staying = kept(texts, options.keep_candidates, reply.question.seed, item.record["prompt"])
     return item.found(dict(zip(options.blanks(), (staying[0], list(staying)), strict=False)))
