@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=100, help="pictures of each sort")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--image-guidance", type=float, default=1.5)
     parser.add_argument("--grid", type=Path, help="write a contact sheet of the first pictures here")
     options = parser.parse_args()

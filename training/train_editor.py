@@ -158,7 +158,7 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, default=Path("build/editor"), help="finished parts, kept to go on from")
     parser.add_argument("--text-steps", type=int, default=500)
-    parser.add_argument("--unet-steps", type=int, default=3500)
+    parser.add_argument("--unet-steps", type=int, default=11000)
     parser.add_argument("--pool", type=int, default=6000, help="pictures that are drawn and encoded once")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()

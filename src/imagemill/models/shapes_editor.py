@@ -42,7 +42,7 @@ class ShapesEditor(Pipeline):
         return replace(
             super().info(),
             num_inference_steps=20,
-            guidance_scale=2.0,
+            guidance_scale=1.5,
             note=NOTE,
             seconds_per_image=0.3 / cores(),
             bytes_per_image=6_000,
