@@ -360,3 +360,109 @@ def test_a_model_that_starts_from_no_pictures_is_refused(imagemill: Command) -> 
     ran = imagemill(*common)
     assert ran.code == 2
     assert "cannot start from pictures" in ran.err
+
+
+# what a review has found
+
+
+def test_names_of_a_template_do_not_stand_in_for_what_records_say(imagemill: Command) -> None:
+    picture("a.png")
+    ran = imagemill(
+        "augment", table([{"image": "a.png", "turn": 7, "redrawn": 3}]), "-o", "out", *FAKE,
+        "--template", "a {original}", "--vary", "original=Monet,Klimt",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert [r["original"] for r in Dataset("out")] == [True, False, False]
+    assert [r["table_original"] for r in Dataset("out")][1:] == ["Monet", "Klimt"]
+    assert {(r["table_turn"], r["table_redrawn"]) for r in Dataset("out")} == {(7, 3)}
+    assert verify(Dataset("out")) == []
+    assert imagemill("caption", "out", "--model", "fake", "--column", "original").code == 2
+
+
+def test_pictures_in_other_columns_are_not_kept_as_text(imagemill: Command) -> None:
+    data = picture("a.png").read_bytes()
+    rows = [{"image": data, "edited_image": {"bytes": data, "path": None}, "caption": "x", "topic": "y"}]
+    dataset = package.augment(rows, "out", model="fake", seed=1)
+    (record, _) = dataset
+    assert "edited_image" not in record
+    assert record["topic"] == "y"
+
+
+def test_only_the_rows_that_are_used_are_taken_in_and_described(imagemill: Command) -> None:
+    for number in range(6):
+        picture(f"in/{number}.png", seed=number)
+    common = ("augment", "in", "-o", "out", *FAKE, "--captioner", "fake")
+    assert imagemill(*common, "--limit", 2).code == 0
+    assert len(list(Path("out/.imagemill/sources").glob("*.png"))) == 2
+    assert imagemill(*common).code == 0
+    assert imagemill("augment", "in", "-o", "whole", *FAKE, "--captioner", "fake").code == 0
+    seeds = [[r["seed"] for r in Dataset(name)] for name in ("out", "whole")]
+    assert seeds[0] == seeds[1]
+    assert verify(Dataset("out")) == []
+
+
+def test_a_damaged_source_is_taken_in_again_after_a_repair(imagemill: Command) -> None:
+    picture("in/a.png")
+    common = ("augment", "in", "-o", "out", *FAKE, "--captioner", "fake", "--images-per-sample", 2)
+    assert imagemill(*common).code == 0
+    (source,) = Path("out/.imagemill/sources").glob("*.png")
+    data = bytearray(source.read_bytes())
+    data[len(data) // 2] ^= 1
+    # In place: the original has the same bytes on disk.
+    source.write_bytes(data)
+    assert len(verify(Dataset("out"))) >= 2
+    assert imagemill("verify", "out", "--repair").code in {0, 3}
+    assert imagemill(*common).code == 0
+    assert verify(Dataset("out")) == []
+    assert Dataset("out").image("prompt_0_image_0").tobytes() == Image.open("in/a.png").tobytes()
+
+
+def test_a_column_that_came_while_a_job_was_prepared_stays(imagemill: Command) -> None:
+    from imagemill.making.execution import execute
+    from imagemill.making.preparation import prepare
+    from imagemill.operators.augment import Augment
+
+    picture("in/a.png"), picture("in/b.png", seed=1)
+    options = {"model": "fake", "seed": 3, "captioner": "fake"}
+    package.augment("in", "out", limit=1, **options)
+    prepared = prepare(Augment, "in", "out", options)
+    package.caption("out", model="fake")
+    execute(prepared)
+    assert [bool(r["caption"]) for r in Dataset("out")] == [True, True, False, False]
+    package.caption("out", model="fake")
+    assert all(r["caption"] for r in Dataset("out"))
+    assert verify(Dataset("out")) == []
+
+
+def test_a_torn_list_of_what_was_taken_in_costs_nothing(imagemill: Command) -> None:
+    rows = [{"image": picture(f"{n}.png", seed=n).name, "caption": "x"} for n in range(3)]
+    common = ("augment", table(rows), "-o", "out", *FAKE)
+    assert imagemill(*common, "--limit", 2).code == 0
+    for name in ("sources/taken.jsonl",):
+        path = Path("out/.imagemill", name)
+        path.write_bytes(path.read_bytes() + b'{"name": "cut')
+    assert imagemill(*common).code == 0
+    assert len(Dataset("out")) == 6
+    assert all(line.endswith("}") for line in Path("out/.imagemill/sources/taken.jsonl").read_text().splitlines())
+
+
+def test_odd_tables_are_refused_row_by_row(imagemill: Command) -> None:
+    picture("a.png")
+    deep: Any = "a.png"
+    for _ in range(900):
+        deep = [deep]
+    rows = [
+        {"image": "a.png", "caption": "good"},
+        {"image": "~nobody-of-this-name/x.png", "caption": "x"},
+        {"image": Image.new("F", (4, 4)), "caption": "float"},
+        {"image": deep, "caption": "deep"},
+    ]
+    dataset = package.augment(rows, "out", model="fake", seed=1, keep_original=False)
+    assert [r["prompt"] for r in dataset][:1] == ["good"]
+    assert verify(dataset) == []
+
+
+def test_an_output_inside_of_the_source_is_refused(imagemill: Command) -> None:
+    picture("in/a.png")
+    ran = imagemill("augment", "in", "-o", "in/out", *FAKE, "--captioner", "fake")
+    assert (ran.code, "is inside of" in ran.err) == (2, True)

@@ -38,3 +38,13 @@ def test_a_folder_or_a_table_becomes_a_dataset_with_captions(imagemill: Command)
     assert "no model made them" in imagemill("retry", "out").err
     assert imagemill("caption", "in", "-o", "new", "--model", "fake", "--captions-per-image", 0).code == 2
     assert not Path("new").exists()
+
+
+def test_pictures_need_no_text_where_others_have_one(imagemill: Command) -> None:
+    for name in "abc":
+        picture(f"in/{name}.png")
+    Path("in/a.txt").write_bytes(b"\xef\xbb\xbfwhat it shows")
+    dataset = package.caption("in", model="fake")
+    assert [record["prompt"] for record in dataset] == ["what it shows", "", ""]
+    ran = imagemill("caption", "in", "-o", "dry", "--model", "fake", "--dry-run")
+    assert (ran.code, Path("dry").exists()) == (2, False)

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,10 +113,35 @@ def test_a_turn_that_fails_takes_the_later_ones_with_it_and_retry_brings_all(ima
         "prompt_0_image_2": "no_source",
     }
     assert "`prompt_0_image_1`, has no image" in failures["prompt_0_image_2"]["message"]
+    before = Path("out/.imagemill/failures.jsonl").read_text()
+    assert imagemill("edit", table(rows), "-o", "out", *failing).code == 3
+    assert Path("out/.imagemill/failures.jsonl").read_text() == before, "a finished dataset is left as it is"
     assert imagemill("retry", "out").code == 0
     assert imagemill("edit", table(rows), "-o", "whole", *FAKE).code == 0
-    told = [[(r["prompt"], r["turn"], r["sha256"]) for r in Dataset(name)] for name in ("out", "whole")]
-    assert [(prompt, turn) for prompt, turn, _ in told[0]] == [("one", 1), ("two", 2), ("three", 3), ("good", 1)]
+    images = [
+        [(r["prompt"], r["turn"], r["seed"], r["strength"], decode_of(name, r).tobytes()) for r in Dataset(name)]
+        for name in ("out", "whole")
+    ]
+    assert [(prompt, turn) for prompt, turn, *_ in images[0]] == [("one", 1), ("two", 2), ("three", 3), ("good", 1)]
+    assert images[0] == images[1]
+    assert verify(Dataset("out")) == []
+
+
+def decode_of(folder: str, record: dict[str, Any]) -> Any:
+    return decode(Path(folder, "images/part-000001", record["file_name"]).read_bytes())
+
+
+def test_a_part_is_sealed_when_all_turns_have_ended(monkeypatch: pytest.MonkeyPatch, imagemill: Command) -> None:
+    from imagemill.dataset.folder import Part
+
+    picture("a.png")
+    rows = [{"image": "a.png", "instruction": ["one", "two", "three"]}]
+    assert imagemill("edit", table(rows), "-o", "out", *FAKE, "--fail-text", "one", "--fail-attempts", 1).code == 3
+    sealed: list[int] = []
+    seal = Part.seal
+    monkeypatch.setattr(Part, "seal", lambda part: (sealed.append(len(part.records())), seal(part))[1])
+    assert imagemill("retry", "out").code == 0
+    assert sealed == [3]
     assert verify(Dataset("out")) == []
 
 

@@ -204,3 +204,24 @@ def test_a_mask_is_white_where_a_picture_may_change() -> None:
     assert (gray[0, 0], gray[0, -1]) == (83, 43)
     alpha = np.asarray(mask_of(half_transparent("PNG")))
     assert (alpha[0, 0], alpha[0, -1]) == (0, 255)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_exif_data_that_cannot_be_read_says_nothing(kind: str, imagemill: Command) -> None:
+    Path("in").mkdir()
+    name = f"a.{kind.lower()}".replace("jpeg", "jpg")
+    Path("in", name).write_bytes(saved(halves(), kind, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12"))
+    ran = imagemill("augment", "in", "-o", "out", "--model", "fake", "--captioner", "fake", "--seed", 1)
+    assert ran.code == 0, ran.err
+    assert [(r["width"], r["height"]) for r in Dataset("out")] == [(40, 24)] * 2
+
+
+def test_reading_pictures_on_threads_leaves_warnings_as_they_are() -> None:
+    import warnings
+    from concurrent.futures import ThreadPoolExecutor
+
+    before = list(warnings.filters)
+    data = saved(halves(), "PNG")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(upright, [data] * 200))
+    assert list(warnings.filters) == before

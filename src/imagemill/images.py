@@ -7,11 +7,13 @@ import json
 import math
 import re
 import struct
+import threading
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from html import escape, unescape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -44,8 +46,19 @@ _AVERAGE = 3
 """The number of the filter."""
 _PNG_END = b"IEND\xaeB`\x82"
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""What brings each orientation upright, by Pillow's names."""
 _LYING = {5, 6, 7, 8}
 """Orientations whose width is the height of what is stored."""
+_WARNINGS = threading.Lock()
 _VISIBLE = 64
 _USER_COMMENT = 0x9286
 _EXIF_FOLDER = 0x8769
@@ -244,21 +257,36 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def _opened(data: bytes) -> Image.Image:
-    """Open an image within limits, its pixels still packed; raises ValueError."""
-    from PIL import Image
+def _opened(source: bytes | Path) -> Image.Image:
+    """Open an image within limits, its pixels still packed; raises ValueError, and OSError for a file."""
+    from PIL import Image, UnidentifiedImageError
 
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{len(data):,} bytes are more than {MAX_BYTES:,}")
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{size:,} bytes are more than {MAX_BYTES:,}")
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, on large images and odd EXIF data
-            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        with _quiet():
+            image = Image.open(file, formats=("PNG", "JPEG", "WEBP"))
+    except (SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a whole PNG, JPEG or WebP image: {error}") from None
+    except OSError as error:
+        if isinstance(source, bytes) or error.errno is None:
+            raise ValueError(f"not a whole PNG, JPEG or WebP image: {error}") from None
+        raise
     if image.width * image.height > MAX_PIXELS:
+        image.close()
         raise ValueError(f"{image.width}×{image.height} pixels are more than {MAX_PIXELS:,}")
     return image
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings, on large images and odd EXIF data."""
+    # The filters are the process's: two threads that set them back in the wrong order would leave them changed.
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def decode(data: bytes) -> Pixels:
@@ -268,47 +296,58 @@ def decode(data: bytes) -> Pixels:
     return np.asarray(open_image(data).convert("RGB"))
 
 
-def size_of(data: bytes) -> tuple[int, int]:
-    """Tell width and height of a picture as it is meant to be seen, by its first bytes; raises ValueError."""
-    image = _opened(data)
-    width, height = image.size
-    with suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if image.getexif().get(_ORIENTATION, 1) in _LYING:
-            return height, width
-    return width, height
+def size_of(source: bytes | Path) -> tuple[int, int]:
+    """Tell width and height of a picture as it is meant to be seen, by its first bytes.
+
+    Raises ValueError, and OSError for a file that cannot be read.
+    """
+    image = _opened(source)
+    try:
+        # Of a PNG that tells of EXIF only after its pixels nothing more is read here.
+        turned = (image.format != "PNG" or "exif" in image.info) and _orientation(image) in _LYING
+        return (image.height, image.width) if turned else image.size
+    finally:
+        image.close()
 
 
-def upright(data: bytes) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """How a picture must be turned, from 1 to 8 as EXIF counts; 1 where the EXIF data cannot be read."""
+    found: object = 1
+    with suppress(Exception), _quiet():
+        found = image.getexif().get(_ORIENTATION, 1)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def upright(source: bytes | Image.Image) -> Image.Image:
     """Open a picture as it is meant to be seen, in RGB: turned as its EXIF says, transparent parts on white.
 
     Raises ValueError like `open_image`, and for one that moves.
     """
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    image = open_image(data)
+    image = open_image(source) if isinstance(source, bytes) else source
     # Cameras put a second, smaller picture into a JPEG (MPO); the first one is the picture.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise ValueError(f"it moves: {image.n_frames} pictures in one file")  # type: ignore[attr-defined]
-    with suppress(Exception), warnings.catch_warnings():
-        # EXIF data that cannot be read says nothing.
-        warnings.simplefilter("ignore")
-        image = ImageOps.exif_transpose(image)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise ValueError(f"it moves: {frames} pictures in one file")
+    turn = _orientation(image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        image = white
+    elif image.mode != "RGB":
+        image = image.convert("RGB")
+    return image.transpose(Image.Transpose[_TURNS[turn]]) if turn > 1 else image
 
 
 def is_plain(image: Image.Image) -> bool:
     """Whether every reader sees in a file what `upright` sees: neither turned nor transparent, and 8 bits of RGB."""
     kinds = set(EXTENSIONS) >= {str(image.format).lower()}
-    turned = image.getexif().get(_ORIENTATION, 1) != 1
-    return kinds and image.mode in {"RGB", "L"} and not turned and "transparency" not in image.info
+    return kinds and image.mode in {"RGB", "L"} and _orientation(image) == 1 and "transparency" not in image.info
 
 
 def mask_of(data: bytes) -> Image.Image:

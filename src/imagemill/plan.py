@@ -10,7 +10,19 @@ from hashlib import blake2b
 from typing import Any
 
 from imagemill.errors import UsageError
-from imagemill.records import NO_SEED, SEED_LIMIT, Batch, Denoising, Request, Row, Sample, Size, safe_column
+from imagemill.records import (
+    MADE_KEYS,
+    NO_SEED,
+    SEED_LIMIT,
+    SOURCE_KEYS,
+    Batch,
+    Denoising,
+    Request,
+    Row,
+    Sample,
+    Size,
+    safe_column,
+)
 from imagemill.tables.columns import TableOptions, parse_template
 
 PART_SIZE = 1_000
@@ -103,7 +115,7 @@ class Plan:
             num_inference_steps=values["num_inference_steps"],
             guidance_scale=float(values["guidance_scale"]),
             scheduler=values["scheduler"],
-            columns=_columns(row, sample, variant.fields),
+            columns=self._columns(row, sample, variant.fields),
             images=sample.images,
             mask=sample.mask_image,
             strength=float(values.get("strength", 0.0)),
@@ -127,7 +139,7 @@ class Plan:
             num_inference_steps=0,
             guidance_scale=0.0,
             scheduler="",
-            columns=_columns(row, sample, self.variants[0].fields),
+            columns=self._columns(row, sample, self.variants[0].fields),
             images=sample.images,
             original=True,
             problem=sample.problem,
@@ -142,7 +154,8 @@ class Plan:
                 for sample in row.samples:
                     size = sample.size or (values["width"], values["height"])
                     # Only images of one turn can share a pass.
-                    kinds[*size, values["num_inference_steps"], values["scheduler"]] += self._count(row)
+                    same = (*size, values["num_inference_steps"], values["scheduler"], values.get("strength"))
+                    kinds[*same, len(sample.sources), bool(sample.mask)] += self._count(row)
         sizes: dict[Size, int] = {}
         for (width, height, *_), count in kinds.items():
             sizes[width, height] = max(count, sizes.get((width, height), 0))
@@ -161,6 +174,10 @@ class Plan:
             values["negative_prompt"] = ""
         return values
 
+    def _columns(self, row: Row, sample: Sample, fields: Mapping[str, str]) -> dict[str, Any]:
+        taken = {*MADE_KEYS, *(SOURCE_KEYS if sample.sources else ())}
+        return {**row.columns, **{safe_column(name, taken): text for name, text in fields.items()}, **sample.columns}
+
     def _count(self, row: Row) -> int:
         """Images made of each sample of a row, or conversations held about it."""
         return _count(row, self.sampling)
@@ -176,10 +193,6 @@ class Plan:
             fields = {**row.fields, **variant.fields}
             prompt = "".join(literal + (fields[name] if name else "") for literal, name in self._template)
         return " ".join(text for text in (self.options.prompt_prefix, prompt, self.options.prompt_postfix) if text)
-
-
-def _columns(row: Row, sample: Sample, fields: Mapping[str, str]) -> dict[str, Any]:
-    return {**row.columns, **{safe_column(name): text for name, text in fields.items()}, **sample.columns}
 
 
 def _count(row: Row, sampling: Denoising) -> int:

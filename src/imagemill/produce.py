@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -42,13 +42,9 @@ class _Outcome:
 
 def pending_requests(dataset: Dataset, requests: Iterable[Request]) -> list[Request]:
     """Return the requests that have not ended; opens or seals parts as that demands."""
-    failures = dataset.failures()
     requests = list(requests)
-    # A picture that was absent or damaged may be there now.
-    there = {request.name for request in requests if request.images and not request.problem}
-    failures = {
-        name: line for name, line in failures.items() if line["request"].get("source_sha256") or name not in there
-    }
+    again = _possible_now(requests, dataset.failures())
+    failures = {name: line for name, line in dataset.failures().items() if name not in again}
     failed = Counter(failure["part"] for failure in failures.values())
     pending: list[Request] = []
     for number, group in groupby(requests, key=lambda request: request.part):
@@ -63,6 +59,22 @@ def pending_requests(dataset: Dataset, requests: Iterable[Request]) -> list[Requ
             part.seal()
         pending += left
     return pending
+
+
+def _possible_now(requests: list[Request], failures: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """The requests that failed for a picture that was absent or damaged and is there now, or is to be made again."""
+    again: set[str] = set()
+    for request in requests:
+        failure = failures.get(request.name)
+        if failure is None or not request.images or request.problem:
+            continue
+        if request.turn > 1:
+            possible = failure["reason"] == "no_source" and replace(request, image=request.image - 1).name in again
+        else:
+            possible = not failure["request"].get("source_sha256")
+        if possible:
+            again.add(request.name)
+    return again
 
 
 def produce(
@@ -80,13 +92,14 @@ def produce(
     """
     write_card(dataset)
     report = Report(len(requests))
+    left = Counter(request.part for request in requests)
     try:
         # Each edit of a conversation starts from what the one before has made.
         for turn in sorted({request.turn for request in requests}):
             wave = [request for request in requests if request.turn == turn]
             if turn > 1:
                 wave = continued(dataset, wave)
-            _produce_turn(dataset, wave, model, output, executor, report, progress)
+            _produce_turn(wave, model, output, executor, _Committer(dataset, left, report, progress))
     except BaseException:
         with suppress(ImagemillError):
             write_card(dataset)
@@ -103,15 +116,9 @@ def produce(
 
 
 def _produce_turn(
-    dataset: Dataset,
-    requests: list[Request],
-    model: Model | None,
-    output: Output,
-    executor: Executor | None,
-    report: Report,
-    progress: Progress | None,
+    requests: list[Request], model: Model | None, output: Output, executor: Executor | None, committer: _Committer
 ) -> None:
-    with _Committer(dataset, requests, report, progress) as committer:
+    with committer:
         asked = []
         for request in requests:
             if request.problem:
@@ -203,10 +210,11 @@ def _store(output: Output, result: Result) -> _Outcome:
 class _Committer(Committer[_Outcome]):
     """Appends records and seals parts."""
 
-    def __init__(self, dataset: Dataset, requests: list[Request], report: Report, progress: Progress | None) -> None:
+    def __init__(self, dataset: Dataset, left: Counter[int], report: Report, progress: Progress | None) -> None:
+        """`left` counts by part what is still to end, over all turns: only then a part is sealed."""
         super().__init__(report, progress)
         self._dataset = dataset
-        self._left = Counter(request.part for request in requests)
+        self._left = left
 
     def commit(self, finished: list[_Outcome]) -> None:
         """Records and failures, in one write each, and what is complete by them."""

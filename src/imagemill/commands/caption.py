@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagemill.commands.shared import add_workers, command_parser
-from imagemill.errors import SomeFailed
+from imagemill.errors import SomeFailed, UsageError
 from imagemill.flags import Parser, add_parameters, given, parse
 from imagemill.terminal import Meter, Terminal, duration, number
 
@@ -50,6 +51,8 @@ def caption(arguments: Sequence[str]) -> int:
     terminal = Terminal(parsed.quiet, parsed.json)
     # Before pictures are taken in, so that a wrong parameter leaves nothing behind.
     check_parameters(given(parsed, Caption, model))
+    if parsed.dry_run and (parsed.output or not (Path(parsed.source) / "job.toml").is_file()):
+        raise UsageError("`--dry-run` looks at a dataset, and other pictures become one first", "leave it out")
     dataset = dataset_of(parsed.source, parsed.output, "captioned")
     prepared = prepare(dataset, given(parsed, Caption, model), parsed.workers, parsed.devices)
     counts = dataset.counts()

@@ -126,6 +126,13 @@ def parse_lines(path: Path) -> list[tuple[Any, bytes]]:
     return parsed
 
 
+def drop_torn(path: Path) -> None:
+    """Rewrite a file of lines that a crash has cut, or that holds what is no line; else leave it as it is."""
+    whole = b"".join(line + b"\n" for value, line in parse_lines(path) if value is not None)
+    if path.exists() and path.read_bytes() != whole:
+        write_file(path, whole)
+
+
 def encode_lines(values: Iterable[Any]) -> bytes:
     """JSON lines as bytes."""
     return "".join(to_json(value) + "\n" for value in values).encode()

@@ -19,6 +19,7 @@ from imagemill.dataset.calls import Calls, Unknown
 from imagemill.dataset.card import write_card
 from imagemill.dataset.files import (
     append_lines,
+    drop_torn,
     encode_lines,
     parse_lines,
     read_lines,
@@ -85,6 +86,7 @@ class Part:
 
     def append(self, records: Iterable[Record]) -> None:
         """Commit records whose images are in place."""
+        self.unseal()
         append_lines(self.metadata, records)
 
     def seal(self) -> None:
@@ -214,13 +216,18 @@ class Dataset:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Be the only writer; raises LockedError when another process is."""
-        with locked(self.folder):
-            self.__dict__.pop("seals", None)
-            self.locked = True
-            try:
-                yield
-            finally:
-                self.locked = False
+        with locked(self.folder), self.lock_held():
+            yield
+
+    @contextmanager
+    def lock_held(self) -> Iterator[None]:
+        """The same where `Dataset.create` holds the lock."""
+        self.__dict__.pop("seals", None)
+        self.locked = True
+        try:
+            yield
+        finally:
+            self.locked = False
 
     @property
     def job(self) -> dict[str, Any]:
@@ -328,7 +335,7 @@ class Dataset:
         """The request of a line of `failures.jsonl`, one attempt later."""
         record = {"file_name": failure["name"], **failure["request"]}
         request = self.request(record, failure["part"], failure["attempts"] + 1)
-        return replace(request, turn=failure.get("turn", 1))
+        return replace(request, turn=failure["turn"], strength=failure["strength"])
 
     def ended(self, part: Part, failures: Mapping[str, Any]) -> set[str]:
         """Return the names of the requests of a part that ended, with or without an image."""
@@ -356,9 +363,7 @@ class Dataset:
             for leftover in folder.glob(".*.tmp"):
                 leftover.unlink()
         for path in (self.seals_file, self.failures_file):
-            whole = b"".join(line + b"\n" for value, line in parse_lines(path) if value is not None)
-            if path.exists() and path.read_bytes() != whole:
-                write_file(path, whole)
+            drop_torn(path)
         for part in self.parts:
             if not part.sealed:
                 part.recover()
@@ -384,5 +389,6 @@ def failure_line(request: Request, reason: str, message: str) -> dict[str, Any]:
         "message": message,
         "attempts": request.attempt,
         "turn": request.turn,
+        "strength": float(request.strength),
         "request": {**request.recipe, **request.source_recipe, **request.columns},
     }

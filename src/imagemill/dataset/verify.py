@@ -13,7 +13,7 @@ from typing import Any
 from imagemill.dataset.card import AS_RECEIVED, render_card, write_card
 from imagemill.dataset.files import encode_lines, parse_lines, write_file
 from imagemill.dataset.folder import Dataset, Part
-from imagemill.dataset.sources import Sources
+from imagemill.dataset.sources import Sources, is_whole
 from imagemill.images import embedded_recipe, open_image
 from imagemill.plan import PART_SIZE
 from imagemill.records import NO_SEED, RECORD_KEYS, SEED_LIMIT, files_of, order_of
@@ -51,9 +51,10 @@ def repair(dataset: Dataset) -> int:
     """
     lost = 0
     with dataset.lock():
+        Sources(dataset.folder).give_up_damaged()
         for part in dataset.parts:
             records = part.records()
-            whole = [record for record in records if _is_whole(part.folder / record["file_name"], record["sha256"])]
+            whole = [record for record in records if _all_whole(part, record)]
             if len(whole) < len(records):
                 lost += len(records) - len(whole)
                 part.unseal()
@@ -63,8 +64,13 @@ def repair(dataset: Dataset) -> int:
     return lost
 
 
-def _is_whole(path: Path, sha256: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+def _all_whole(part: Part, record: dict[str, Any]) -> bool:
+    """Whether the image and what stands beside it are what the record says."""
+    image, *beside = files_of(record)
+    known = [*record.get("source_sha256", ()), record.get("mask_sha256", "")]
+    return is_whole(part.folder / image, record["sha256"]) and all(
+        any(is_whole(part.folder / name, sha256) for sha256 in known) for name in beside
+    )
 
 
 def _counts(dataset: Dataset) -> Iterator[str]:
@@ -125,7 +131,7 @@ def _sources(part: Part, seen: dict[str, str]) -> Iterator[str]:
         for sha256 in hashes:
             path = kept.path(sha256)
             if sha256 not in seen:
-                seen[sha256] = "" if _is_whole(path, sha256) else f"the source {path.name} is absent or another one"
+                seen[sha256] = "" if is_whole(path, sha256) else f"the source {path.name} is absent or another one"
             if seen[sha256]:
                 yield f"{part.name}/{record.get('file_name')}: {seen[sha256]}"
         beside = [name for name in files_of(record)[1:] if (part.folder / name).is_file()]

@@ -11,7 +11,7 @@ from imagemill.dataset import Dataset
 from imagemill.dataset.differences import check_same
 from imagemill.dataset.folder import FORMAT
 from imagemill.dataset.sources import Sources
-from imagemill.making.intake import output_for, with_pictures
+from imagemill.making.intake import output_for, table_name, with_pictures
 from imagemill.models.base import ModelInfo
 from imagemill.output import Output
 from imagemill.plan import Plan
@@ -52,9 +52,14 @@ class Pictures(PictureTable):
         """A picture needs none."""
         return True
 
+    @property
+    def texts_needed(self) -> bool:
+        """Nor where others have one."""
+        return False
+
 
 def collect(source: str | Path | Iterable[Any], output: str | Path) -> Dataset:
-    """Make a dataset of pictures as they are, and return it; the same call again takes in what has come since.
+    """Make a dataset of pictures as they are, and return it; the same call again tries what could not be read.
 
     `source` is what `augment` takes. Raises UsageError, also when the folder was made by another job.
     """
@@ -69,7 +74,7 @@ def collect(source: str | Path | Iterable[Any], output: str | Path) -> Dataset:
     requests = sum(len(row.samples) for row in rows)
     job: dict[str, Any] = {
         "format": FORMAT,
-        "input": {"table": Path(source).name if isinstance(source, str | Path) else "python", "sha256": read.sha256},
+        "input": {"table": table_name(source), "sha256": read.sha256},
         "steps": [dict(_STEP)],
         "plan": {"rows_read": read.rows_read, "rows_accepted": len(rows), "requests": requests},
     }

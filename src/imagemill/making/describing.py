@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from imagemill.captions import said
-from imagemill.dataset.files import append_lines, read_lines
+from imagemill.dataset.files import append_lines, drop_torn, read_lines
 from imagemill.executors.base import Executor, Sink
 from imagemill.models.base import Question, Reply, TextModel
 from imagemill.plan import derive_seed
@@ -23,6 +23,7 @@ def describe(
 ) -> dict[str, Described]:
     """Caption pictures of a dataset's sources, `count` times each; what an earlier run has seen is not asked again."""
     path = folder / ".imagemill" / "captions.jsonl"
+    drop_torn(path)
     found: dict[str, Described] = {}
     by_name = {Path(file).name: file for file in files}
     for line in read_lines(path):

@@ -14,13 +14,14 @@ from imagemill.committing import Progress, Report
 from imagemill.dataset import Dataset
 from imagemill.dataset.differences import check_same
 from imagemill.dataset.files import write_file
+from imagemill.dataset.journal import ColumnJournal
 from imagemill.dataset.sources import Sources
 from imagemill.environment import cuda_devices, environment
 from imagemill.errors import LimitReached, SomeFailed
 from imagemill.executors.base import Sink
 from imagemill.making.fitting import unused_of
 from imagemill.making.intake import with_pictures
-from imagemill.making.preparation import Making, Prepared, prepare, sizes_of
+from imagemill.making.preparation import Making, Prepared, later_columns, prepare, sizes_of
 from imagemill.models.base import Measured, Model
 from imagemill.output import Output
 from imagemill.plan import Plan
@@ -55,16 +56,23 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
     folder = prepared.output.folder
     prepared.model.ready(prepared.executor.workers)
     with Dataset.create(folder):
-        path = folder / "job.toml"
-        if path.is_file():
+        if (folder / "job.toml").is_file():
             # Another process may have made or changed the dataset since the job was prepared.
-            check_same(folder, Dataset(folder).job, prepared.job)
-        output = _measured(prepared)
+            there = Dataset(folder)
+            check_same(folder, there.job, prepared.job)
+            prepared.job["steps"][1:] = there.job["steps"][1:]
+            there.recover()
+        # Pictures first: what is known of them only now decides sizes.
+        plan = _taken_in(prepared)
+        output = replace(_measured(prepared, plan), later_columns=later_columns(prepared.job))
         Dataset.write_rejects(folder, prepared.table.rejects)
         Dataset.write_job(folder, prepared.job)
         dataset = Dataset(folder)
         dataset.recover()
-        plan = _taken_in(prepared, dataset)
+        with dataset.lock_held():
+            for step in prepared.job["steps"][1:]:
+                # An interrupted step may have left it to some parts.
+                ColumnJournal(dataset, step["columns"]).settle()
         pending = pending_requests(dataset, plan.requests())
         now = pending[: prepared.options.max_images]
         report = produce(dataset, now, prepared.model, output, prepared.executor, progress)
@@ -87,17 +95,21 @@ def raise_if_all_failed(dataset: Dataset) -> None:
         )
 
 
-def _taken_in(prepared: Prepared, dataset: Dataset) -> Plan:
+def _taken_in(prepared: Prepared) -> Plan:
     """The plan with the pictures brought into the dataset, and with what has been seen in them."""
-    options, plan = prepared.options, prepared.plan
-    if not any(sample.sources for sample in plan.rows[0].samples):
+    options, plan, folder = prepared.options, prepared.plan, prepared.output.folder
+    if not plan.rows[0].samples[0].sources:
         return plan
-    rows = with_pictures(prepared.table, Sources(dataset.folder), prepared.base, options, prepared.info, take=True)
-    rows = options.described(rows, prepared.job["steps"][0], dataset.folder, prepared.executor)
+    # Of what `limit` and `sample` leave out nothing is needed but its seeds.
+    chosen = replace(prepared.table, rows=list(plan.rows))
+    rows = with_pictures(chosen, Sources(folder), prepared.base, options, prepared.info, take=True)
+    rows = options.described(rows, prepared.job["steps"][0], folder, prepared.executor)
+    by_id = {row.id: row for row in rows}
+    rows = [by_id.get(row.id, row) for row in prepared.table.rows]
     return Plan(rows, options, plan.sampling, unused_of(prepared.info), prepared.info.guided_above)
 
 
-def _measured(prepared: Prepared) -> Output:
+def _measured(prepared: Prepared, plan: Plan) -> Output:
     """Complete the output and the job with the batch sizes, and write down the environment.
 
     What the dataset's files say of this machine already is not measured again.
@@ -109,7 +121,7 @@ def _measured(prepared: Prepared) -> Output:
     here = {**environment(), "device": device, **({"gpus": cuda_devices()} if device.startswith("cuda") else {})}
     # What was chosen once stays.
     sizes = sizes_of(prepared.found["steps"][0]["batch_sizes"]) if prepared.found else {}
-    wanted = prepared.plan.sizes()
+    wanted = plan.sizes()
     if batch_size != "auto":
         sizes = dict.fromkeys(wanted, batch_size) | sizes
     measured_sizes = dict(sorted(wanted.items(), key=lambda item: (-item[1], item[0]))[:_MEASURED])

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from imagemill.dataset.sources import Sources
 from imagemill.environment import means_path
@@ -73,6 +74,11 @@ def output_for(source: object, output: str | Path | None, made: str) -> Path:
     """The folder of a dataset: as given, else IMAGEMILL_OUTPUT_DIR, else beside the source; raises UsageError."""
     told = output or os.environ.get("IMAGEMILL_OUTPUT_DIR")
     if told:
+        inside = isinstance(source, str | Path) and Path(source).is_dir()
+        if inside and Path(told).resolve().is_relative_to(Path(str(source)).resolve()):
+            raise UsageError(
+                f"`{told}` is inside of `{source}`, whose pictures are read", "choose another output folder"
+            )
         return Path(told)
     there = isinstance(source, str | Path) and Path(source).exists()
     if isinstance(source, str | Path) and not there and (means_path(str(source)) or str(source).count("/") != 1):
@@ -81,3 +87,12 @@ def output_for(source: object, output: str | Path | None, made: str) -> Path:
         raise UsageError("nothing says where the dataset goes", "name its folder: `-o FOLDER`")
     path = Path(source).resolve()
     return path.with_name(f"{path.name.partition('.')[0] if path.is_file() else path.name}-{made}")
+
+
+def table_name(source: str | Path | Iterable[Any]) -> str:
+    """What to call a table in the dataset, which may be published: never where it lies on this machine."""
+    if not isinstance(source, str | Path):
+        return "python"
+    if str(source) == "-":
+        return "stdin"
+    return Path(source).resolve().name if Path(source).exists() else str(source)

@@ -19,7 +19,7 @@ from imagemill.errors import UsageError
 from imagemill.executors.local import Local
 from imagemill.images import ImageFormat
 from imagemill.making.fitting import check_requests, complete, left_out, unguided, unused_of
-from imagemill.making.intake import unreadable, with_pictures
+from imagemill.making.intake import table_name, unreadable, with_pictures
 from imagemill.making.parameters import split_parameters
 from imagemill.models.base import Model, ModelInfo, find_model
 from imagemill.output import Output
@@ -172,7 +172,7 @@ def prepare(
     plan = Plan(rows, options, sampling, unused, info.guided_above)
     check_requests(operator.component_name(), plan, info)
     maker = Maker(info.name, info.revision, model.to_table())
-    job = _job(_table_name(source), read, options, {**sampling.to_table(), **further}, plan, maker, info)
+    job = _job(table_name(source), read, options, {**sampling.to_table(), **further}, plan, maker, info)
     if found:
         check_same(folder, found, job)
         job["input"]["table"] = found["input"]["table"]
@@ -200,6 +200,11 @@ def prepare(
     )
 
 
+def later_columns(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns that were added to a dataset, as they stand for images that nobody has looked at."""
+    return {name: blank for step in job["steps"][1:] for name, blank in step["columns"].items()}
+
+
 def output_of(
     folder: Path, maker: Maker, job: Mapping[str, Any], info: ModelInfo, batch_sizes: Mapping[Size, int] | None = None
 ) -> Output:
@@ -215,7 +220,7 @@ def output_of(
         operator=step["operator"],
         several=step.get("condition_images", 1) > 1,
         model_columns=info.columns,
-        later_columns={name: blank for later in job["steps"][1:] for name, blank in later.get("columns", {}).items()},
+        later_columns=later_columns(job),
         batch_sizes=batch_sizes or {},
     )
 
@@ -255,15 +260,6 @@ def _unknown(folder: Path, exists: bool) -> list[str]:
         return []
     cost = "at a price nobody knows" if unknown.cost is None else f"up to ${unknown.cost:.2f}"
     return [f"unknown_outcome: {unknown.images:,} images that did not come may have been charged ({cost})"]
-
-
-def _table_name(source: str | Path | Iterable[Any]) -> str:
-    """What to call a table in the dataset, which may be published: never where it lies on this machine."""
-    if not isinstance(source, str | Path):
-        return "python"
-    if str(source) == "-":
-        return "stdin"
-    return Path(source).name if Path(source).exists() else str(source)
 
 
 def _job(

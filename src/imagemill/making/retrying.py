@@ -87,6 +87,5 @@ def _again(dataset: Dataset, failure: Mapping[str, Any]) -> Request:
     request = dataset.failed_request(failure)
     if dataset.job["steps"][0]["operator"] == "generate" or request.images or request.turn > 1:
         return request
-    return replace(
-        request, problem=(failure["reason"], f"{failure['message']}; the command that made the dataset looks again")
-    )
+    # Nobody knows here where the picture was; the command that made the dataset looks again.
+    return replace(request, problem=(failure["reason"], failure["message"]))

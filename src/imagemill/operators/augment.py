@@ -122,7 +122,7 @@ class Augment(Variation, PictureTable, Making):
                     samples.append(sample)
                     continue
                 (image,) = sample.images
-                texts, problem = found[image]
+                texts, problem = found.get(image, ((), ("model_error", "no caption: the captioner gave no answer")))
                 if problem:
                     samples.append(replace(sample, images=(), problem=problem))
                     continue

@@ -25,7 +25,7 @@ from imagemill.making.parameters import split_parameters
 from imagemill.making.preparation import local_executor
 from imagemill.models.base import Described, Question, Reply, TextModel, find_text_model, text_model_name
 from imagemill.plan import derive_seed
-from imagemill.records import RECORD_KEYS, SEED_LIMIT, safe_column
+from imagemill.records import MADE_KEYS, RECORD_KEYS, SEED_LIMIT, SOURCE_KEYS, safe_column
 
 DEFAULT_MODEL = "shapes"
 _FREE = ("operator", "columns", "model_parameters", "base_url")
@@ -37,7 +37,7 @@ class Caption(Component):
 
     model: str = DEFAULT_MODEL
     """What looks at the images: `shapes` (built in), a folder, a hub id, or another name, such as `openai:NAME`."""
-    column: str = Field("caption", pattern=r"^[^\W\d]\w*$", max_length=100)
+    column: str = Field("caption", pattern=r"^[^\W\d]\w*$", max_length=50)
     """The column to fill; images that have a text in it are left alone."""
     prompt: str = ""
     """What to ask, or how the text is to begin, as the model takes it; models that need a question have one."""
@@ -182,6 +182,8 @@ def _check(dataset: Dataset, options: Caption, step: Mapping[str, Any], job: Map
             problem = "says how an image was made"
         elif safe_column(name) != name:
             problem = "means something else to `load_dataset`"
+        elif name in {*SOURCE_KEYS, *MADE_KEYS}:
+            problem = "says how an image was made"
         elif name in taken:
             problem = "is filled by another step already"
         elif name in first:

@@ -149,6 +149,13 @@ class _OpenaiApi:
                 able = [f"`{name}`" for name, other in self._models.all.items() if other.info.most_images]
                 others = f"those that do: {', '.join(able)}" if able else "none of the models served does"
                 raise wrong(f"`{served.name}` takes no images; {others}", "image", "unsupported_parameter")
+            if len(images) > served.info.most_images:
+                text = f"`image`: `{served.name}` takes {served.info.most_images}, got: {len(images)}"
+                raise wrong(text, "image", "unsupported_parameter")
+            if mask is not None and not served.info.takes_mask:
+                raise wrong(f"`mask`: `{served.name}` takes none", "mask", "unsupported_parameter")
+            if mask is None and served.info.needs_mask:
+                raise wrong(f"`mask`: `{served.name}` needs one", "mask", "missing_required_parameter")
             size = size_of(options.size, served.info)
             paths, mask_path = await _stored(request.scope["folder"], images, mask)
         finally:

@@ -85,7 +85,10 @@ class Served:
         if pixels is None:
             raise failed_request(result)
         recipe = {**result.request.recipe, **self._maker.recipe, "batch_size": made.batch_size}
-        return Picture(encode(pixels, image_format, recipe, mark=True), result.request, made.batch_size)
+        composite = bool(result.request.images)
+        return Picture(
+            encode(pixels, image_format, recipe, mark=True, composite=composite), result.request, made.batch_size
+        )
 
     def describe(self) -> dict[str, Any]:
         """What the model is and which parameters it pays heed to."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError, field_validator
 
 from imagemill.component import Component
 from imagemill.errors import UsageError, did_you_mean
-from imagemill.records import SOURCE_KEYS, Denoising, Row, Sample, Sampling, Variation, safe_column
+from imagemill.records import MADE_KEYS, SOURCE_KEYS, Denoising, Row, Sample, Sampling, Variation, safe_column
 from imagemill.tables.cells import (
     check_characters,
     check_known,
@@ -94,6 +94,11 @@ class PictureTable(TableOptions):
         return False
 
     @property
+    def texts_needed(self) -> bool:
+        """Whether every row must have one where a table has them."""
+        return True
+
+    @property
     def makes_texts(self) -> bool:
         """Whether texts are made even where a table has some."""
         return False
@@ -127,7 +132,7 @@ class Columns:
         self.id = "id" if "id" in names else None
         used = {self.prompt, self.negative, self.id, *self.parameters.values()}
         used |= self.pictures.used if self.pictures else set()
-        taken = SOURCE_KEYS if self.pictures else ()
+        taken = {*MADE_KEYS, *(SOURCE_KEYS if self.pictures else ())}
         self.columns = {name: safe_column(name, taken) for name in names if name not in used}
         clashes = [name for name, safe in self.columns.items() if list(self.columns.values()).count(safe) > 1]
         if clashes:
@@ -136,6 +141,14 @@ class Columns:
         renamed = [f"`{name}` as `{safe}`" for name, safe in self.columns.items() if name != safe]
         if renamed:
             self.talk.append(f"kept under another name, so that readers are not misled: {', '.join(renamed)}")
+
+    def leave_out(self, names: Container[str]) -> None:
+        """Do not keep these columns, and say so."""
+        left = [name for name in self.columns if name in names]
+        self.columns = {name: safe for name, safe in self.columns.items() if name not in left}
+        self.names_out = list(self.columns.values())
+        if left:
+            self.talk.append(f"not kept, since they hold pictures that nothing starts from: {listed(left)}")
 
     def row(self, raw: RawRow) -> Row:
         """Map one raw row; raises ValueError with the reason when it cannot be used."""
@@ -160,7 +173,8 @@ class Columns:
             row_id = "" if missing(values.get(self.id)) else str(values[self.id])
             if not row_id.strip():
                 raise ValueError("empty id")
-        plain = [value for name, value in values.items() if not self.pictures or name not in self.pictures.used]
+        skipped = values.keys() - {self.prompt, self.negative, self.id, *self.columns, *self.parameters.values()}
+        plain = [value for name, value in values.items() if name not in skipped]
         for value in (
             *(text for sample in samples for text in (*sample.sources, sample.mask, *sample.prompts)),
             prompt,

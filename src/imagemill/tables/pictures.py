@@ -11,7 +11,6 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from imagemill.errors import UsageError
-from imagemill.images import MAX_BYTES
 from imagemill.records import MADE_KEYS, SOURCE_KEYS, Reject, Sample, columns_of
 from imagemill.tables.cells import check_known, listed, nothing
 from imagemill.tables.readers import RawRow, read_source
@@ -63,18 +62,24 @@ class Opener:
         self._base = base
         self._blobs = blobs
 
-    def __call__(self, name: str) -> bytes:
-        """The bytes of a picture; raises OSError and ValueError."""
+    def place(self, name: str) -> bytes | Path:
+        """Where a picture is, or its bytes; raises OSError and ValueError."""
         if name in self._blobs:
             return self._blobs[name]
-        path = self._base / Path(name).expanduser()
+        try:
+            path = self._base / Path(name).expanduser()
+        except RuntimeError as error:
+            raise ValueError(str(error)) from None
         if not path.exists():
             raise FileNotFoundError(errno.ENOENT, "there is no such file", name)
         if not path.is_file():
             raise ValueError("it is not a file")
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path.stat().st_size:,} bytes are more than {MAX_BYTES:,}")
-        return path.read_bytes()
+        return path
+
+    def __call__(self, name: str) -> bytes:
+        """Its bytes; raises OSError and ValueError."""
+        place = self.place(name)
+        return place if isinstance(place, bytes) else place.read_bytes()
 
 
 def _is_picture(item: object) -> bool:
@@ -85,17 +90,23 @@ def _is_picture(item: object) -> bool:
 def _read_dataset(folder: Path) -> tuple[list[RawRow], list[Reject], list[str]]:
     """Every image of a dataset with its prompt and the columns that came from a table or were added later."""
     rows: list[RawRow] = []
+    rejects: list[Reject] = []
     names: dict[str, None] = {}
     for metadata in sorted((folder / "images").glob("part-*/metadata.jsonl")):
         # What follows the last line's end is still being written.
         for line in metadata.read_bytes().split(b"\n")[:-1]:
-            record = json.loads(line)
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                text = line.decode(errors="replace")[:1_000]
+                rejects.append(Reject(len(rows) + len(rejects) + 1, f"{metadata.parent.name}: not JSON: {error}", text))
+                continue
             file = metadata.parent / record["file_name"]
             values = {"id": file.stem, "image": file.relative_to(folder).as_posix(), "prompt": record["prompt"]}
             values |= {name: record[name] for name in columns_of(record) if name not in {*MADE_KEYS, *SOURCE_KEYS}}
             names.update(dict.fromkeys(values))
-            rows.append(RawRow(len(rows), len(rows) + 1, values, file.name))
-    return rows, [], list(names)
+            rows.append(RawRow(len(rows), len(rows) + len(rejects) + 1, values, file.name))
+    return rows, rejects, list(names)
 
 
 def _read_folder(folder: Path) -> tuple[list[RawRow], list[Reject], list[str]]:
@@ -117,13 +128,34 @@ def _read_folder(folder: Path) -> tuple[list[RawRow], list[Reject], list[str]]:
         values = {"image": name}
         if captioned:
             text = path.with_suffix(".txt")
-            values["caption"] = text.read_text(errors="replace").strip() if text.is_file() else ""
+            values["caption"] = text.read_text("utf-8-sig", errors="replace").strip() if text.is_file() else ""
         rows.append(RawRow(number, number + 1, values, name[:1_000]))
     if not pictures:
         raise UsageError(
             f"`{folder}` holds no picture", "name a folder of PNG, JPEG or WebP files, a dataset, or a table"
         )
     return rows, rejects, ["image", *(["caption"] if captioned else [])]
+
+
+def is_pictorial(value: object) -> bool:
+    """Whether a cell holds a picture itself, and not its name."""
+    if isinstance(value, list | tuple):
+        return any(is_pictorial(item) for item in value if not isinstance(item, list | tuple))
+    if isinstance(value, Mapping):
+        return isinstance(value.get("bytes"), bytes)
+    return isinstance(value, bytes) or hasattr(value, "save")
+
+
+def _as_png(image: Any) -> bytes:
+    """The file of an image of Pillow's; raises ValueError."""
+    buffer = io.BytesIO()
+    try:
+        if image.mode not in {"1", "L", "LA", "P", "RGB", "RGBA"} and not image.mode.startswith("I;16"):
+            image = image.convert("RGB")
+        image.save(buffer, "PNG")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the image cannot be read: {error}") from None
+    return buffer.getvalue()
 
 
 class PictureColumns:
@@ -169,7 +201,7 @@ class PictureColumns:
             (mask,) = masks
         if options.makes_texts:
             texts = []
-        elif wanted and not texts:
+        elif wanted and options.texts_needed and not texts:
             raise ValueError(f"empty {options.text_parameter.removesuffix('_column')}")
         if options.conversations:
             if mask and len(texts) > 1:
@@ -193,9 +225,7 @@ class PictureColumns:
         if isinstance(value, Mapping):
             value = value["bytes"]
         if hasattr(value, "save"):
-            buffer = io.BytesIO()
-            value.save(buffer, "PNG")
-            value = buffer.getvalue()
+            value = _as_png(value)
         if isinstance(value, bytes):
             name = f"sha256:{hashlib.sha256(value).hexdigest()}"
             self.blobs[name] = value

@@ -15,7 +15,7 @@ from imagemill.errors import UsageError
 from imagemill.records import Reject, Row
 from imagemill.tables.cells import json_text, missing
 from imagemill.tables.columns import Columns, PictureTable, TableOptions
-from imagemill.tables.pictures import read_pictures
+from imagemill.tables.pictures import is_pictorial, read_pictures
 from imagemill.tables.readers import read_source
 
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
@@ -58,6 +58,8 @@ def read_table(source: str | Path | Iterable[Any], options: TableOptions) -> Tab
             else "write a prompt a line, or see the formats in the guide to prompt tables",
         )
     columns = Columns(names, options)
+    if pictures:
+        columns.leave_out({name for raw in raw_rows for name, value in raw.values.items() if is_pictorial(value)})
     seen: dict[str, int] = {}
     rows: list[Row] = []
     digest = hashlib.sha256()
@@ -66,8 +68,9 @@ def read_table(source: str | Path | Iterable[Any], options: TableOptions) -> Tab
             row = columns.row(raw)
             if row.id in seen:
                 raise ValueError(f"the id `{row.id:.100}` is taken by line {seen[row.id]}")
-        except ValueError as error:
-            rejects.append(Reject(raw.line, str(error), raw.start))
+        except (ValueError, RecursionError) as error:
+            reason = "lists in lists, too many" if isinstance(error, RecursionError) else str(error)
+            rejects.append(Reject(raw.line, reason, raw.start))
             continue
         seen[row.id] = row.line
         rows.append(row)
