@@ -136,7 +136,7 @@ def test_a_picture_that_comes_late_is_made_by_the_same_command(imagemill: Comman
     common = ("augment", table([{"image": n, "caption": n} for n in ("a.png", "b.png")]), "-o", "out", *FAKE)
     ran = imagemill(*common)
     assert ran.code == 3
-    assert "1 of the pictures cannot be used; the first: `b.png`" in ran.err
+    assert "1 of the pictures cannot be used; the first: `b.png`: the picture cannot be read" in ran.err
     assert Dataset("out").counts().failed == {"no_source": 2}
     assert imagemill("retry", "out").code == 3
     picture("b.png", (9, 9))
@@ -466,3 +466,75 @@ def test_an_output_inside_of_the_source_is_refused(imagemill: Command) -> None:
     picture("in/a.png")
     ran = imagemill("augment", "in", "-o", "in/out", *FAKE, "--captioner", "fake")
     assert (ran.code, "is inside of" in ran.err) == (2, True)
+
+
+# what a new user has found
+
+
+def test_operators_can_follow_each_other(imagemill: Command) -> None:
+    Path("prompts.txt").write_text("a fox\nan owl\n")
+    assert imagemill("generate", "prompts.txt", "-o", "a", *FAKE).code == 0
+    assert imagemill("caption", "a", "--model", "fake").code == 0
+    assert imagemill("augment", "a", "-o", "b", *FAKE).code == 0
+    # What was seen in the source is not said of what was made from it.
+    assert not any("caption" in record for record in Dataset("b"))
+    assert imagemill("caption", "b", "--model", "fake").code == 0
+    assert imagemill("edit", "b", "-o", "c", *FAKE, "--instruction-column", "prompt").code == 0
+    assert imagemill("augment", "c", "-o", "d", *FAKE, "--caption-column", "prompt").code == 0
+    assert imagemill("edit", "d", "-o", "e", *FAKE, "--instruction-column", "source_image").code in {0, 2}
+    for name in "abcd":
+        assert verify(Dataset(name)) == []
+    ran = imagemill("augment", "a", "-o", "a/inside", *FAKE)
+    assert (ran.code, "is inside of" in ran.err) == (2, True)
+
+
+def test_a_column_added_to_the_source_stops_nothing(imagemill: Command) -> None:
+    Path("prompts.txt").write_text("a fox\nan owl\n")
+    assert imagemill("generate", "prompts.txt", "-o", "a", *FAKE).code == 0
+    common = ("augment", "a", "-o", "b", *FAKE, "--caption-column", "prompt")
+    assert imagemill(*common, "--max-images", 1).code == 4
+    assert imagemill("caption", "a", "--model", "fake", "--column", "seen").code == 0
+    assert imagemill(*common).code == 0
+    assert verify(Dataset("b")) == []
+
+
+def test_datasets_are_taken_as_objects_too(imagemill: Command) -> None:
+    Path("prompts.txt").write_text("a fox\n")
+    assert imagemill("generate", "prompts.txt", "-o", "a", *FAKE).code == 0
+    assert len(package.augment(Dataset("a"), "b", model="fake", seed=1)) == 2
+    assert len(package.augment(Dataset("a"), model="fake", seed=1)) == 2
+    assert Path("a-augmented/job.toml").is_file()
+    assert "caption" in next(iter(package.caption(Dataset("a"), "c", model="fake")))
+    assert "caption" not in next(iter(Dataset("a")))
+
+
+def test_columns_named_like_the_pictures_of_an_edit_do_not_hide_them(imagemill: Command, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    picture("a.png"), picture("b.png", seed=1)
+    rows = [{"input_image": "a.png", "edit_prompt": "x", "edited_image": "b.png", "mask": "m"}] * 2
+    assert imagemill("edit", table(rows), "-o", "out", *FAKE).code == 0
+    loaded = datasets.load_dataset("out", split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded[0]["edited_image"].size == loaded[0]["input_image"].size == (24, 16)
+    assert loaded[0]["table_edited_image"] == "b.png"
+    assert imagemill("caption", "out", "--model", "fake", "--column", "edited_image").code == 2
+
+
+def test_a_single_picture_is_a_source_and_unreadable_ones_are_named(imagemill: Command) -> None:
+    picture("a.png")
+    assert imagemill("augment", "a.png", "-o", "one", *FAKE, "--captioner", "fake").code == 0
+    Path("bad").mkdir()
+    Path("bad/x.png").write_bytes(b"")
+    ran = imagemill("caption", "bad", "--model", "fake")
+    assert ran.code == 3
+    assert "`x.png`: not a whole PNG, JPEG or WebP image" in ran.err
+    rows = [{"image": ["a.png", "gone.png"], "prompt": "x"}]
+    ran = imagemill("edit", table(rows), "-o", "two", *FAKE)
+    assert "`gone.png`: the picture cannot be read" in ran.err
+
+
+def test_a_column_that_has_brought_nothing_can_be_begun_anew(imagemill: Command) -> None:
+    picture("in/a.png")
+    assert imagemill("caption", "in", "-o", "out", "--model", "fake", "--fail-text", " ").code == 3
+    assert imagemill("caption", "out", "--model", "fake", "--prompt", "other").code == 0
+    assert [record["caption"] != "" for record in Dataset("out")] == [True]
+    assert len(Dataset("out").job["steps"]) == 2

@@ -268,7 +268,10 @@ def _opened(source: bytes | Path) -> Image.Image:
     try:
         with _quiet():
             image = Image.open(file, formats=("PNG", "JPEG", "WEBP"))
-    except (SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        # Pillow's own words name an object in memory.
+        raise ValueError("not a whole PNG, JPEG or WebP image") from None
+    except (SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a whole PNG, JPEG or WebP image: {error}") from None
     except OSError as error:
         if isinstance(source, bytes) or error.errno is None:

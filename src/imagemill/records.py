@@ -84,6 +84,10 @@ SOURCE_KEYS = (
 )
 """Further keys of records whose images are made from others; no table's column takes their names there."""
 
+SOURCE_IMAGES = ("input_image", "input_images", "edited_image", "mask")
+"""What `load_dataset` calls the pictures among them."""
+
+
 MADE_KEYS = ("redrawn", "dropped_tokens", "revised_prompt")
 """What models add to records."""
 

@@ -70,6 +70,10 @@ def finish(terminal: Terminal, dataset: Dataset) -> int:
     if counts.failed:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.failed.items()))
         terminal.say(f"{number(sum(counts.failed.values()), 'request')} failed ({reasons})")
-        terminal.say(f"\nhint: imagemill retry {shlex.quote(str(dataset.folder))}")
+        lost = all(not line["request"].get("source_sha256") for line in dataset.failures().values())
+        if lost and dataset.job["steps"][0]["operator"] != "generate":
+            terminal.say("\nhint: the same command looks for the pictures again")
+        else:
+            terminal.say(f"\nhint: imagemill retry {shlex.quote(str(dataset.folder))}")
     terminal.data(status_data(dataset), str(dataset.folder))
     return 3 if counts.failed else 0

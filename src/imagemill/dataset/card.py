@@ -221,7 +221,9 @@ def _synthetic(step: dict[str, Any]) -> str:
     if step["operator"] == "import":
         return "The images are as they came; what they say of their origin is theirs."
     if step["operator"] == "augment":
-        return "All images but the originals, where `original` is true, are synthetic."
+        return "All images but the originals, where `original` is true, are synthetic; those are as they came."
+    if step["operator"] == "edit":
+        return "The edited images are synthetic; the pictures before them, and masks, are as they came."
     return "All images are synthetic."
 
 
@@ -247,7 +249,7 @@ def _marking(step: dict[str, Any]) -> str:
         return "No file was marked."
     if step["mark"]:
         origin = "trainedAlgorithmicMedia" if step["operator"] == "generate" else "compositeWithTrainedAlgorithmicMedia"
-        return f"Every file says so in its metadata (XMP `DigitalSourceType`: `{origin}`)."
+        return f"Every file that was made says so in its metadata (XMP `DigitalSourceType`: `{origin}`)."
     if step["image_format"] == AS_RECEIVED:
         return "The files are as the server sent them; what they say of their origin is the server's."
     return "The files carry no such mark: that was chosen with `--no-mark`."

@@ -197,6 +197,9 @@ class Dataset:
         """Raise UsageError for a folder that holds something else than a dataset."""
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"`{folder}` is a file", "choose another output folder")
+        for outer in folder.resolve().parents:
+            if (outer / "job.toml").is_file() and (outer / ".imagemill").is_dir():
+                raise UsageError(f"`{folder}` is inside of the dataset `{outer}`", "choose another output folder")
         occupied = folder.is_dir() and any(folder.iterdir())
         # Asked second, since another process may be creating the dataset right now.
         known = (folder / "job.toml").is_file()

@@ -11,7 +11,8 @@ from imagemill.dataset import Dataset
 from imagemill.dataset.differences import check_same
 from imagemill.dataset.folder import FORMAT
 from imagemill.dataset.sources import Sources
-from imagemill.making.intake import output_for, table_name, with_pictures
+from imagemill.making.execution import raise_if_all_failed
+from imagemill.making.intake import output_for, place_of, table_name, with_pictures
 from imagemill.models.base import ModelInfo
 from imagemill.output import Output
 from imagemill.plan import Plan
@@ -100,10 +101,13 @@ def dataset_of(source: Dataset | str | Path | Iterable[Any], output: str | Path 
 
     Without `output` a new one goes where `output_for` says.
     """
-    if isinstance(source, Dataset):
+    if isinstance(source, Dataset) and output is None:
         return source
+    source = place_of(source)
     if isinstance(source, str | Path) and Path(source).is_dir() and output is None:
         known = Path(source, "job.toml").is_file() or Path(source, ".imagemill").is_dir()
         if known:
             return Dataset(source)
-    return collect(source, output_for(source, output, made))
+    dataset = collect(source, output_for(source, output, made))
+    raise_if_all_failed(dataset)
+    return dataset

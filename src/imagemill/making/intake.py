@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from imagemill.dataset import Dataset
 from imagemill.dataset.sources import Sources
 from imagemill.environment import means_path
 from imagemill.errors import UsageError
 from imagemill.making.fitting import size_for
 from imagemill.models.base import ModelInfo
-from imagemill.records import Row, Sample
+from imagemill.records import FailureReason, Row, Sample
 from imagemill.tables import Table
 from imagemill.tables.columns import PictureTable, TableOptions
 from imagemill.tables.pictures import Opener
@@ -35,7 +36,9 @@ def with_pictures(
     def known(sample: Sample) -> Sample:
         pictures = [found[name] for name in sample.sources]
         mask = [found_masks[sample.mask]] if sample.mask else []
-        problem = next((picture.problem for picture in (*pictures, *mask) if picture.problem), None)
+        named = zip((*sample.sources, sample.mask), (*pictures, *mask), strict=False)
+        wrong = [(p.problem[0], f"`{_shown_name(name)}`: {p.problem[1]}") for name, p in named if p.problem]
+        problem: tuple[FailureReason, str] | None = wrong[0] if wrong else None
         if problem is None and mask and mask[0].size != pictures[0].size:
             (width, height), (w, h) = mask[0].size, pictures[0].size
             problem = "bad_image", f"the mask has {width}×{height} pixels and the picture {w}×{h}"
@@ -57,11 +60,8 @@ def with_pictures(
 
 def unreadable(rows: Iterable[Row]) -> list[str]:
     """Say which pictures cannot be used."""
-    bad = [(sample.sources[0], sample.problem[1]) for row in rows for sample in row.samples if sample.problem]
-    if not bad:
-        return []
-    name, why = bad[0]
-    return [f"{len(bad):,} of the pictures cannot be used; the first: `{name}`: {why}"]
+    bad = [sample.problem[1] for row in rows for sample in row.samples if sample.problem]
+    return [f"{len(bad):,} of the pictures cannot be used; the first: {bad[0]}"] if bad else []
 
 
 def _shown_name(source: str) -> str:
@@ -70,8 +70,14 @@ def _shown_name(source: str) -> str:
     return path.name if path.is_absolute() or ".." in path.parts else source
 
 
+def place_of(source: Any) -> Any:
+    """The folder of a dataset that is given as an object; any other source as it is."""
+    return source.folder if isinstance(source, Dataset) else source
+
+
 def output_for(source: object, output: str | Path | None, made: str) -> Path:
     """The folder of a dataset: as given, else IMAGEMILL_OUTPUT_DIR, else beside the source; raises UsageError."""
+    source = place_of(source)
     told = output or os.environ.get("IMAGEMILL_OUTPUT_DIR")
     if told:
         inside = isinstance(source, str | Path) and Path(source).is_dir()

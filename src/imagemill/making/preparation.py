@@ -19,7 +19,7 @@ from imagemill.errors import UsageError
 from imagemill.executors.local import Local
 from imagemill.images import ImageFormat
 from imagemill.making.fitting import check_requests, complete, left_out, unguided, unused_of
-from imagemill.making.intake import table_name, unreadable, with_pictures
+from imagemill.making.intake import place_of, table_name, unreadable, with_pictures
 from imagemill.making.parameters import split_parameters
 from imagemill.models.base import Model, ModelInfo, find_model
 from imagemill.output import Output
@@ -161,6 +161,7 @@ def prepare(
     options.check_model(info)
     options = _as_received(options, info)
     sampling = complete(options, info, step)
+    source = place_of(source)
     if not isinstance(source, str | Path):
         source = rows_of(source)
     read = read_table(source, options)

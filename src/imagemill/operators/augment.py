@@ -60,6 +60,8 @@ class Augment(Variation, PictureTable, Making):
             raise UsageError(f"`{info.name}` needs a mask with every picture", "see `imagemill edit --mask-column`")
         if self.captioner and self.caption_column:
             raise UsageError("`captioner` and `caption_column` both say what is in the pictures", "leave out one")
+        if self.captioner and self.template:
+            raise UsageError("`captioner` and `template` both say what is in the pictures", "leave out one")
 
     def arranged(self, rows: Sequence[Row]) -> list[Row]:
         """Originals first; a candidate each, where all are used."""
@@ -90,6 +92,8 @@ class Augment(Variation, PictureTable, Making):
     def further(self, rows: Sequence[Row], known: Mapping[str, Any], workers: int) -> dict[str, Any]:
         """The captioner, where there is one."""
         if not any(self._is_described(sample) for row in rows for sample in row.samples):
+            for name in sorted({"captions_per_image", "keep_candidates"} & self.model_fields_set):
+                raise UsageError(f"`{name}` has no effect: nobody describes the pictures", "name a `--captioner`")
             return {}
         if self.keep_candidates == "similar" and not any(row.prompt for row in rows):
             raise UsageError(

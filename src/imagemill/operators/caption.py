@@ -25,7 +25,7 @@ from imagemill.making.parameters import split_parameters
 from imagemill.making.preparation import local_executor
 from imagemill.models.base import Described, Question, Reply, TextModel, find_text_model, text_model_name
 from imagemill.plan import derive_seed
-from imagemill.records import MADE_KEYS, RECORD_KEYS, SEED_LIMIT, SOURCE_KEYS, safe_column
+from imagemill.records import MADE_KEYS, RECORD_KEYS, SEED_LIMIT, SOURCE_IMAGES, SOURCE_KEYS, safe_column
 
 DEFAULT_MODEL = "shapes"
 _FREE = ("operator", "columns", "model_parameters", "base_url")
@@ -81,7 +81,7 @@ def prepare(dataset: Dataset, parameters: Mapping[str, Any], workers: int = 1, d
     """
     options, model_parameters = check_parameters(parameters)
     executor = local_executor(workers, devices)
-    job = dataset.job
+    job = _without_empty(dataset, dataset.job, options)
     known: dict[str, Any] = next((step for step in job["steps"][1:] if _is_of(step, options)), {})
     model = find_text_model(options.model_name(), model_parameters)
     same = known.get("model") == options.model_name()
@@ -116,7 +116,7 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
     model.ready(prepared.executor.workers)
     with dataset.lock():
         # Another process may have changed the dataset since this was prepared.
-        job = dataset.job
+        job = _without_empty(dataset, dataset.job, options)
         if not _check(dataset, options, prepared.step, job):
             dataset.write_job(dataset.folder, {**job, "steps": [*job["steps"], prepared.step]})
         dataset.recover()
@@ -167,6 +167,14 @@ def _is_of(step: Mapping[str, Any], options: Caption) -> bool:
     return (step["operator"], step.get("column")) == ("caption", options.column)
 
 
+def _without_empty(dataset: Dataset, job: dict[str, Any], options: Caption) -> dict[str, Any]:
+    """The job without a step for the same columns that has brought no text yet: it may be begun in another way."""
+    begun = [step for step in job["steps"][1:] if _is_of(step, options) and step["columns"] == options.blanks()]
+    if not begun or any(record.get(options.column) for record in dataset):
+        return job
+    return {**job, "steps": [step for step in job["steps"] if step not in begun]}
+
+
 def _check(dataset: Dataset, options: Caption, step: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
     """Whether the step stands in the job; raises UsageError when its columns are taken by something else."""
     later = job["steps"][1:]
@@ -182,11 +190,11 @@ def _check(dataset: Dataset, options: Caption, step: Mapping[str, Any], job: Map
             problem = "says how an image was made"
         elif safe_column(name) != name:
             problem = "means something else to `load_dataset`"
-        elif name in {*SOURCE_KEYS, *MADE_KEYS}:
+        elif name in {*SOURCE_KEYS, *MADE_KEYS, *(SOURCE_IMAGES if "source_sha256" in first else ())}:
             problem = "says how an image was made"
         elif name in taken:
             problem = "is filled by another step already"
-        elif name in first:
+        elif name in first and first[name] != options.blanks()[name]:
             problem = "is a column of the dataset already, and no captions"
         if problem:
             raise UsageError(f"caption: `column`: `{name}` {problem}", "choose another `--column`")

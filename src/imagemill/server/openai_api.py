@@ -7,6 +7,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -156,7 +157,8 @@ class _OpenaiApi:
                 raise wrong(f"`mask`: `{served.name}` takes none", "mask", "unsupported_parameter")
             if mask is None and served.info.needs_mask:
                 raise wrong(f"`mask`: `{served.name}` needs one", "mask", "missing_required_parameter")
-            size = size_of(options.size, served.info)
+            # A model pads a picture to what it needs, and cuts the result back.
+            size = size_of(options.size, replace(served.info, size_multiple=1))
             paths, mask_path = await _stored(request.scope["folder"], images, mask)
         finally:
             await form.close()

@@ -10,7 +10,17 @@ from pydantic import Field, ValidationError, field_validator
 
 from imagemill.component import Component
 from imagemill.errors import UsageError, did_you_mean
-from imagemill.records import MADE_KEYS, SOURCE_KEYS, Denoising, Row, Sample, Sampling, Variation, safe_column
+from imagemill.records import (
+    MADE_KEYS,
+    SOURCE_IMAGES,
+    SOURCE_KEYS,
+    Denoising,
+    Row,
+    Sample,
+    Sampling,
+    Variation,
+    safe_column,
+)
 from imagemill.tables.cells import (
     check_characters,
     check_known,
@@ -132,8 +142,13 @@ class Columns:
         self.id = "id" if "id" in names else None
         used = {self.prompt, self.negative, self.id, *self.parameters.values()}
         used |= self.pictures.used if self.pictures else set()
-        taken = {*MADE_KEYS, *(SOURCE_KEYS if self.pictures else ())}
+        taken = {*MADE_KEYS, *((*SOURCE_KEYS, *SOURCE_IMAGES) if self.pictures else ())}
         self.columns = {name: safe_column(name, taken) for name in names if name not in used}
+        for name, safe in self.columns.items():
+            # What one operator has renamed the next one may meet again.
+            while self.pictures and safe != name and list(self.columns.values()).count(safe) > 1:
+                safe = f"table_{safe}"  # noqa: PLW2901
+                self.columns[name] = safe
         clashes = [name for name, safe in self.columns.items() if list(self.columns.values()).count(safe) > 1]
         if clashes:
             raise UsageError(f"the columns {listed(clashes)} would get one name", "rename one of them")
@@ -142,13 +157,13 @@ class Columns:
         if renamed:
             self.talk.append(f"kept under another name, so that readers are not misled: {', '.join(renamed)}")
 
-    def leave_out(self, names: Container[str]) -> None:
+    def leave_out(self, names: Container[str], why: str) -> None:
         """Do not keep these columns, and say so."""
         left = [name for name in self.columns if name in names]
         self.columns = {name: safe for name, safe in self.columns.items() if name not in left}
         self.names_out = list(self.columns.values())
         if left:
-            self.talk.append(f"not kept, since they hold pictures that nothing starts from: {listed(left)}")
+            self.talk.append(f"not kept, since {why}: {listed(left)}")
 
     def row(self, raw: RawRow) -> Row:
         """Map one raw row; raises ValueError with the reason when it cannot be used."""
@@ -218,7 +233,8 @@ class Columns:
         for wanted in (*usual, "conversations"):
             for name in (wanted, *names):
                 if name in names and name.lower() == wanted:
-                    if len(names) > 1:
+                    made = isinstance(self.options, PictureTable) and self.options.makes_texts
+                    if len(names) > 1 and not made:
                         self.talk.append(f"{parameter.removesuffix('_column')}s come from the column `{name}`")
                     return name
         if isinstance(self.options, PictureTable) and self.options.texts_optional:

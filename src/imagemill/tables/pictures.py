@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ def read_pictures(source: str | Path | Iterable[Any]) -> tuple[list[RawRow], lis
     if not isinstance(source, str | Path):
         return read_source([{"image": item} if _is_picture(item) else item for item in source])
     folder = Path(source)
+    if folder.is_file() and folder.suffix.lower() in _SUFFIXES:
+        return [RawRow(0, 1, {"image": folder.name}, folder.name)], [], ["image"]
     if not folder.is_dir():
         return read_source(source, pictures=True)
     if (folder / "job.toml").is_file():
@@ -44,6 +47,18 @@ def read_pictures(source: str | Path | Iterable[Any]) -> tuple[list[RawRow], lis
         if (folder / name).is_file():
             return read_source(folder / name)
     return _read_folder(folder)
+
+
+def added_columns(source: object) -> set[str]:
+    """The columns of a dataset of ours that were added to it when its images had been made."""
+    path = Path(source, "job.toml") if isinstance(source, str | Path) else Path()
+    if not path.is_file():
+        return set()
+    try:
+        steps = tomllib.loads(path.read_text())["steps"][1:]
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"`{path}` cannot be read: {error}", "is it imagemill's?") from None
+    return {name for step in steps for name in step["columns"]}
 
 
 def base_of(source: str | Path | Iterable[Any]) -> Path:

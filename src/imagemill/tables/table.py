@@ -15,7 +15,7 @@ from imagemill.errors import UsageError
 from imagemill.records import Reject, Row
 from imagemill.tables.cells import json_text, missing
 from imagemill.tables.columns import Columns, PictureTable, TableOptions
-from imagemill.tables.pictures import is_pictorial, read_pictures
+from imagemill.tables.pictures import added_columns, is_pictorial, read_pictures
 from imagemill.tables.readers import read_source
 
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
@@ -59,7 +59,9 @@ def read_table(source: str | Path | Iterable[Any], options: TableOptions) -> Tab
         )
     columns = Columns(names, options)
     if pictures:
-        columns.leave_out({name for raw in raw_rows for name, value in raw.values.items() if is_pictorial(value)})
+        held = {name for raw in raw_rows for name, value in raw.values.items() if is_pictorial(value)}
+        columns.leave_out(held, "they hold pictures that nothing starts from")
+        columns.leave_out(added_columns(source), "they say what is in the source")
     seen: dict[str, int] = {}
     rows: list[Row] = []
     digest = hashlib.sha256()
