@@ -619,17 +619,17 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_a_part_is_written_when_it_is_complete(tmp_path: Path) -> None:
-    dataset = dataset_of(tmp_path / "out", 1020)
+    dataset = dataset_of(tmp_path / "out", 1300)
     journal = dataset.folder / ".imagemill" / "columns" / "caption.jsonl"
-    process = start(dataset.folder, "--model", "fake", "--latency", 0.002, "--workers", 2)
+    process = start(dataset.folder, "--model", "fake", "--latency", 0.01, "--workers", 2)
     wait_until(process, lambda: any(line["part"] == 2 for line in read_lines(journal)))
     wait_until(process, lambda: not any(line["part"] == 1 for line in read_lines(journal)))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     texts = list(texts_of(dataset.folder).values())
     assert all(texts[:1000]), "what has left the journal stands in the records"
-    assert len(texts) == 1020
-    process = start(dataset.folder, "--model", "fake", "--latency", 0.002)
+    assert len(texts) == 1300
+    process = start(dataset.folder, "--model", "fake", "--latency", 0.01)
     error = process.communicate()[1]
     assert process.returncode == 0, error
     assert all(texts_of(dataset.folder).values())
