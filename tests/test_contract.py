@@ -122,7 +122,7 @@ def test_every_parameter_is_described_by_the_command(name: str, capsys: pytest.C
 DEMANDED: dict[str, dict[str, Any]] = {}
 """What a model cannot run without."""
 PICTURES: list[str] = []
-"""Files for models that start from one: a red and a blue one."""
+"""Files for models that start from one: something red on white, and something blue."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -135,7 +135,9 @@ def _demanded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         DEMANDED["transformers"] = {"model": str(text_models.save("blip", tmp_path_factory.mktemp("models") / "blip"))}
     for color in ("red", "blue"):
         path = tmp_path_factory.mktemp("pictures") / f"{color}.png"
-        Image.new("RGB", (56, 40), color).save(path)
+        image = Image.new("RGB", (56, 40), "white")
+        image.paste(color, (12, 8, 40, 32))
+        image.save(path)
         PICTURES.append(str(path))
     with serving(Faults(rate=0)) as server:
         honored = {"takes": ("seed", "size"), "own_size": "64x64"}

@@ -567,7 +567,7 @@ def test_the_editor_follows_instructions(tmp_path: Path) -> None:
         info = editor.info()
     except UsageError as error:
         pytest.skip(error.message)
-    assert (info.name, info.num_inference_steps, info.guidance_scale, info.batch_size) == ("shapes_editor", 20, 2.0, 32)
+    assert (info.name, info.num_inference_steps, info.guidance_scale, info.batch_size) == ("shapes_editor", 20, 1.5, 32)
     assert (info.most_images, info.needs_images, info.strength) == (1, True, None)
     told = {
         "make the circle blue": (WISH.prompt, ("white", [("circle", "blue")])),
@@ -595,5 +595,5 @@ def test_the_editor_has_settings_of_its_own(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(ShapesEditor, "folder", lambda _, weights=True: folder)
     editor = ShapesEditor(device="cpu", threads=1).resolve({}, 1)
     info = editor.info()
-    assert (info.name, info.num_inference_steps, info.guidance_scale, info.batch_size) == ("shapes_editor", 20, 2.0, 32)
+    assert (info.name, info.num_inference_steps, info.guidance_scale, info.batch_size) == ("shapes_editor", 20, 1.5, 32)
     assert editor.measure({(32, 32): 40}, {}).batch_sizes == {(32, 32): 20}
