@@ -9,8 +9,24 @@ from pydantic import Field
 
 from imagemill.component import Component
 from imagemill.environment import cores
-from imagemill.errors import UsageError
+from imagemill.errors import ModelError, UsageError
 from imagemill.hub import import_package
+
+
+def failure_of(error: Exception) -> tuple[bool, str]:
+    """Whether an exception means that memory was not enough, and its words.
+
+    Raises ModelError when the device is lost, since nothing works after that.
+    """
+    text = str(error)
+    memory = (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(sign in text for sign in ("can't allocate memory", "out of memory", "ALLOC_FAILED"))
+    )
+    if type(error).__name__ == "AcceleratorError" and not memory:
+        raise ModelError(f"the device stopped working: {text[:500]}", "the same command continues") from error
+    return memory, f"{type(error).__name__}: {text}"[:500]
 
 
 class OnDevice(Component):

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from imagemill.environment import means_path
 from imagemill.errors import MissingExtra, UsageError
 
 _HASHED = {".json", ".safetensors", ".txt", ".model", ".py", ".jinja"}
@@ -77,6 +78,15 @@ class Hub:
         if revision and _COMMIT.fullmatch(revision):
             return revision
         return self.files(repository, revision).name
+
+
+def is_folder(model: str) -> bool:
+    """Whether a model is a folder and not on the hub; raises UsageError for a folder that is not there."""
+    if Path(model).is_dir():
+        return True
+    if means_path(model):
+        raise UsageError(f"there is no folder `{model}`", "bring it back, or name where it is now")
+    return False
 
 
 def revision_of(folder: Path) -> str:

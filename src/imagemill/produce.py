@@ -43,8 +43,9 @@ class _Outcome:
 def pending_requests(dataset: Dataset, requests: Iterable[Request]) -> list[Request]:
     """Return the requests that have not ended; opens or seals parts as that demands."""
     requests = list(requests)
-    again = _possible_now(requests, dataset.failures())
-    failures = {name: line for name, line in dataset.failures().items() if name not in again}
+    failures = dataset.failures()
+    again = _possible_now(requests, failures)
+    failures = {name: line for name, line in failures.items() if name not in again}
     failed = Counter(failure["part"] for failure in failures.values())
     pending: list[Request] = []
     for number, group in groupby(requests, key=lambda request: request.part):

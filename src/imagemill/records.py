@@ -65,6 +65,9 @@ FailureReason = Literal[
 ]
 """Why a request can end without an image."""
 
+_WITH_REQUEST = ("source_image", "captioner")
+"""Those of the next that a request brings, like a table's columns."""
+
 SOURCE_KEYS = (
     "original",
     "turn",
@@ -79,8 +82,7 @@ SOURCE_KEYS = (
     "difference",
     "changed_area",
     "no_op",
-    "source_image",
-    "captioner",
+    *_WITH_REQUEST,
 )
 """Further keys of records whose images are made from others; no table's column takes their names there."""
 
@@ -272,8 +274,7 @@ class Request:
     def from_record(record: Mapping[str, Any], part: int, attempt: int = 1) -> Request:
         """Read back what made an image."""
         row, image = order_of(record["file_name"])
-        # `source_image` and `captioner` come with the request, like a table's columns.
-        own: set[str] = set(RECORD_KEYS).union(SOURCE_KEYS[:-2] if "source_sha256" in record else ())
+        own = {*RECORD_KEYS, *(set(SOURCE_KEYS).difference(_WITH_REQUEST) if "source_sha256" in record else ())}
         return Request(
             row=row,
             image=image,

@@ -151,12 +151,14 @@ def _prepared(data: bytes, mask: bool) -> tuple[bytes, Size]:
     """A picture as it is kept, with its size; raises ValueError."""
     import numpy as np
 
-    image = mask_of(data) if mask else open_image(data)
-    if not mask and is_plain(image):
-        upright(image)
-        return data, image.size
-    image = image.convert("RGB") if mask else upright(image)
-    return encode(np.asarray(image), "png", None, mark=False), image.size
+    if mask:
+        seen = mask_of(data).convert("RGB")
+    else:
+        image = open_image(data)
+        seen = upright(image)
+        if is_plain(image):
+            return data, seen.size
+    return encode(np.asarray(seen), "png", None, mark=False), seen.size
 
 
 def _groups(items: Iterable[T]) -> Iterator[list[T]]:

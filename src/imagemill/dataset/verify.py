@@ -30,8 +30,7 @@ def verify(dataset: Dataset, reader: bool = True) -> list[str]:
     types: dict[str, type] = {}
     sources: dict[str, str] = {}
     for part in dataset.parts:
-        problems += _part(part, seen, types)
-        problems += _sources(part, sources)
+        problems += _part(part, seen, types, sources)
         if finished and not part.sealed:
             problems.append(f"{part.name} is complete and not sealed; the command that made it seals it")
     # While images are still to be made, files of a crash and an older card are what the next run clears up.
@@ -90,7 +89,7 @@ def _counts(dataset: Dataset) -> Iterator[str]:
             yield f"{name} is sealed and absent"
 
 
-def _part(part: Part, seen: set[str], types: dict[str, type]) -> Iterator[str]:
+def _part(part: Part, seen: set[str], types: dict[str, type], sources: dict[str, str]) -> Iterator[str]:
     parsed = parse_lines(part.metadata)
     records = [record for record, _ in parsed if record is not None]
     for number, (record, _) in enumerate(parsed, start=1):
@@ -118,12 +117,13 @@ def _part(part: Part, seen: set[str], types: dict[str, type]) -> Iterator[str]:
     for path in part.folder.iterdir() if part.sealed else ():
         if path.name not in names and path.name != "metadata.jsonl" and not path.name.startswith("."):
             yield f"{part.name}/{path.name} has no record"
+    yield from _sources(part, records, sources)
 
 
-def _sources(part: Part, seen: dict[str, str]) -> Iterator[str]:
+def _sources(part: Part, records: list[dict[str, Any]], seen: dict[str, str]) -> Iterator[str]:
     """Check the pictures that images were made from: those kept to make them again, and those beside an edit."""
     kept = Sources(part.dataset.folder)
-    for record in part.records():
+    for record in records:
         hashes = record.get("source_sha256")
         if not isinstance(hashes, list):
             continue

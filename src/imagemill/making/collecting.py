@@ -13,6 +13,7 @@ from imagemill.dataset.folder import FORMAT
 from imagemill.dataset.sources import Sources
 from imagemill.making.execution import raise_if_all_failed
 from imagemill.making.intake import output_for, place_of, table_name, with_pictures
+from imagemill.making.preparation import later_columns
 from imagemill.models.base import ModelInfo
 from imagemill.output import Output
 from imagemill.plan import Plan
@@ -89,8 +90,7 @@ def collect(source: str | Path | Iterable[Any], output: str | Path) -> Dataset:
         dataset = Dataset(folder)
         dataset.recover()
         taken = with_pictures(replace(read, rows=rows), Sources(folder), base_of(source), options, _NOBODY, take=True)
-        later = {name: blank for step in job["steps"][1:] for name, blank in step.get("columns", {}).items()}
-        maker = Maker("", "", {})
+        maker, later = Maker("", "", {}), later_columns(job)
         out = Output(folder, maker, "png", metadata=False, mark=False, per_row_guidance=False, later_columns=later)
         produce(dataset, pending_requests(dataset, Plan(taken, options, sampling).requests()), None, out, None)
     return dataset

@@ -58,10 +58,9 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
     with Dataset.create(folder):
         if (folder / "job.toml").is_file():
             # Another process may have made or changed the dataset since the job was prepared.
-            there = Dataset(folder)
-            check_same(folder, there.job, prepared.job)
-            prepared.job["steps"][1:] = there.job["steps"][1:]
-            there.recover()
+            there = Dataset(folder).job
+            check_same(folder, there, prepared.job)
+            prepared.job["steps"][1:] = there["steps"][1:]
         # Pictures first: what is known of them only now decides sizes.
         plan = _taken_in(prepared)
         output = replace(_measured(prepared, plan), later_columns=later_columns(prepared.job))

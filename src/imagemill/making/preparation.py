@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from imagemill.component import Component
 from imagemill.dataset.card import AS_RECEIVED
 from imagemill.dataset.differences import check_same
 from imagemill.dataset.folder import FORMAT, Counts, Dataset
@@ -155,8 +156,7 @@ def prepare(
     model = find_model(options.model_name(), model_parameters)
     known = step.get("model_parameters", {}) if step.get("model") == options.model_name() else {}
     model = model.resolve(known, executor.workers)
-    if executor.devices and (device := model.to_table().get("device", "cuda")) != "cuda":
-        raise UsageError(f"`devices` are CUDA devices, and `device` is `{device}`", "leave out one of them")
+    check_devices(executor, model)
     info = model.info()
     options.check_model(info)
     options = _as_received(options, info)
@@ -239,6 +239,12 @@ def local_executor(workers: int, devices: str) -> Local:
             f"there are: {', '.join(there)}" if there else "this machine has none that PyTorch can use",
         )
     return Local.parse({"workers": len(chosen), "devices": chosen}, "workers")
+
+
+def check_devices(executor: Local, model: Component) -> None:
+    """Raise UsageError where CUDA devices are named for a model that is to run elsewhere."""
+    if executor.devices and (device := model.to_table().get("device", "cuda")) != "cuda":
+        raise UsageError(f"`devices` are CUDA devices, and `device` is `{device}`", "leave out one of them")
 
 
 def _as_received(options: Making, info: ModelInfo) -> Making:

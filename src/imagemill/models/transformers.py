@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field
 
-from imagemill.devices import OnDevice
-from imagemill.environment import cores, means_path, package_version
+from imagemill.devices import OnDevice, failure_of
+from imagemill.environment import cores, package_version
 from imagemill.errors import MissingExtra, ModelError, UsageError
-from imagemill.hub import Hub, check_weights, import_package, license_of, revision_of, stamp_of
+from imagemill.hub import Hub, check_weights, import_package, is_folder, license_of, revision_of, stamp_of
 from imagemill.images import upright
 from imagemill.models.base import DESCRIBE, Question, Reply, TextInfo, TextModel
-from imagemill.records import FailureReason
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -90,21 +89,21 @@ class Transformers(Captioner):
     def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
         """Also pin the revision; what an earlier run pinned stays."""
         revision = self.revision or known.get("revision")
-        if not self._is_folder():
+        if not is_folder(self.model):
             revision = Hub(self.hf_cache_dir, self.offline).commit(self.model, revision)
         return super().resolve(known, workers).model_copy(update={"revision": revision})
 
     def folder(self, weights: bool = True) -> Path:
         """The folder itself, or the hub's copy in the cache; no weights in it may be a pickle."""
         path = Path(self.model)
-        if not self._is_folder():
+        if not is_folder(self.model):
             # Folders below hold the same weights in other formats.
             which = {"allow_patterns": [*_FILES, *(_WEIGHTS if weights else ())], "ignore_patterns": ["*/*"]}
             hub = Hub(self.hf_cache_dir, self.offline)
             path = hub.fetched(import_package("huggingface_hub").snapshot_download, self.model, self.revision, **which)
         if not (path / "config.json").is_file():
             raise UsageError(f"`{self.model}` holds no transformers model: no config.json", "name its folder")
-        if self._is_folder() and self.revision not in (None, found := revision_of(path)):
+        if is_folder(self.model) and self.revision not in (None, found := revision_of(path)):
             raise UsageError(f"`{self.model}` is now `{found}`, not `{self.revision}`", "bring that one back")
         check_weights(path)
         if weights and not any(path.glob("*.safetensors")):
@@ -117,14 +116,6 @@ class Transformers(Captioner):
     def model_name(self) -> str:
         """The folder or id as given."""
         return self.model
-
-    def _is_folder(self) -> bool:
-        """Whether the model is a folder and not on the hub; raises UsageError for a folder that is not there."""
-        if Path(self.model).is_dir():
-            return True
-        if means_path(self.model):
-            raise UsageError(f"there is no folder `{self.model}`", "bring it back, or name where it is now")
-        return False
 
 
 _LOADED: dict[tuple[Any, ...], _Engine] = {}
@@ -208,17 +199,17 @@ class _Engine:
             texts = self._texts([question for question, _ in asked], [pictures for _, pictures in asked])
         except Exception as error:  # noqa: BLE001 - whatever a model raises is a failure of these questions
             texts = []
-            reason, message = _failure(error)
+            memory, message = failure_of(error)
         if texts:
             yield from (Reply(question, found) for (question, _), found in zip(asked, texts, strict=True))
             return
-        if reason == "oom" and self._options.device.startswith("cuda"):
+        if memory and self._options.device.startswith("cuda"):
             import_package("torch").cuda.empty_cache()
         if len(asked) == 1:
-            yield Reply(asked[0][0], reason=reason, message=message)
+            yield Reply(asked[0][0], reason="oom" if memory else "model_error", message=message)
             return
         size = 1
-        if reason == "oom":
+        if memory:
             size = math.ceil(len(asked) / 2)
             self._size = min(self._size, size)
         for start in range(0, len(asked), size):
@@ -289,16 +280,3 @@ def _opened(question: Question) -> list[Image.Image] | str:
         return [upright(image) for image in question.images]
     except ValueError as error:
         return str(error)
-
-
-def _failure(error: Exception) -> tuple[FailureReason, str]:
-    """What an exception means; raises ModelError when the device is lost, since nothing works after that."""
-    text = str(error)
-    memory = (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or any(sign in text for sign in ("can't allocate memory", "out of memory", "ALLOC_FAILED"))
-    )
-    if type(error).__name__ == "AcceleratorError" and not memory:
-        raise ModelError(f"the device stopped working: {text[:500]}", "the same command continues") from error
-    return "oom" if memory else "model_error", f"{type(error).__name__}: {text}"[:500]

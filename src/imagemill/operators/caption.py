@@ -22,7 +22,7 @@ from imagemill.executors.base import Sink
 from imagemill.executors.local import Local
 from imagemill.making.collecting import dataset_of
 from imagemill.making.parameters import split_parameters
-from imagemill.making.preparation import local_executor
+from imagemill.making.preparation import check_devices, local_executor
 from imagemill.models.base import Described, Question, Reply, TextModel, find_text_model, text_model_name
 from imagemill.plan import derive_seed
 from imagemill.records import MADE_KEYS, RECORD_KEYS, SEED_LIMIT, SOURCE_IMAGES, SOURCE_KEYS, safe_column
@@ -86,8 +86,7 @@ def prepare(dataset: Dataset, parameters: Mapping[str, Any], workers: int = 1, d
     model = find_text_model(options.model_name(), model_parameters)
     same = known.get("model") == options.model_name()
     model = model.resolve(known["model_parameters"] if same else {}, executor.workers)
-    if executor.devices and (device := model.to_table().get("device", "cuda")) != "cuda":
-        raise UsageError(f"`devices` are CUDA devices, and `device` is `{device}`", "leave out one of them")
+    check_devices(executor, model)
     if options.seed < 0:
         options = options.model_copy(update={"seed": known.get("seed", secrets.randbelow(SEED_LIMIT))})
     info = model.info()

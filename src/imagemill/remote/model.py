@@ -199,7 +199,7 @@ class Remote(Model, TextModel):
             for question in questions:
                 asked[question.name] = question
                 for number in range(question.count):
-                    yield (replace(question, name=f"{question.name}\0{number}", seed=question.seed + number),)
+                    yield (replace(question, name=f"{question.name}\0{number}"),)
 
         for reply in stream(
             calls(),

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from imagemill.devices import OnDevice
-from imagemill.environment import means_path
 from imagemill.errors import ModelError, UsageError
-from imagemill.hub import Hub, allow_code, import_package, license_of, read_config, revision_of, stamp_of
+from imagemill.hub import Hub, allow_code, import_package, is_folder, license_of, read_config, revision_of, stamp_of
 from imagemill.models.base import Measured, Model, ModelInfo, Result
 from imagemill.models.diffusers.folders import Lora, check_safe, pipeline_of
 from imagemill.models.diffusers.schedulers import scheduler_name, scheduler_table
@@ -153,7 +152,7 @@ class Diffusers(Pipeline):
         """Also pin the revisions of model and LoRAs; what an earlier run pinned stays."""
         resolved = super().resolve(known, workers)
         revision = self.revision or known.get("revision")
-        if not self._is_folder():
+        if not is_folder(self.model):
             revision = self._hub().commit(self.model, revision)
         before = {(lora.name, lora.scale): lora for lora in map(Lora.parse, known.get("lora", ()))}
         asked = [Lora.parse(text) for text in self.lora]
@@ -168,7 +167,7 @@ class Diffusers(Pipeline):
     def folder(self, weights: bool = True) -> Path:
         """The folder itself, or the hub's copy in the cache; nothing in it may be a pickle or run code."""
         path = Path(self.model)
-        if not self._is_folder():
+        if not is_folder(self.model):
             hub = self._hub()
             code = {"trust_remote_code": True} if self.trust_remote_code else {}
             path = (
@@ -180,7 +179,7 @@ class Diffusers(Pipeline):
             raise UsageError(f"`{self.model}` holds no diffusers pipeline: no model_index.json", "name its folder")
         # To hash the weights takes long, and only here somebody asks.
         found = revision_of(path) if self.revision or self.trust_remote_code else None
-        if self.revision not in (None, found) and self._is_folder():
+        if self.revision not in (None, found) and is_folder(self.model):
             raise UsageError(f"`{self.model}` is now `{found}`, not `{self.revision}`", "bring that one back")
         if self.trust_remote_code:
             if self.revision != found:
@@ -205,14 +204,6 @@ class Diffusers(Pipeline):
         """Variant and permission."""
         code = {"trust_remote_code": True} if self.trust_remote_code else {}
         return {"variant": self.variant, **code}
-
-    def _is_folder(self) -> bool:
-        """Whether the model is a folder and not on the hub; raises UsageError for a folder that is not there."""
-        if Path(self.model).is_dir():
-            return True
-        if means_path(self.model):
-            raise UsageError(f"there is no folder `{self.model}`", "bring it back, or name where it is now")
-        return False
 
     def _hub(self) -> Hub:
         return Hub(self.hf_cache_dir, self.offline)

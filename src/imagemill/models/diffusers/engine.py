@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from imagemill.devices import failure_of
 from imagemill.environment import processor
-from imagemill.errors import ModelError
 from imagemill.hub import import_package
 from imagemill.models.base import Measured, Result
 from imagemill.models.diffusers.families import FAMILIES
@@ -73,19 +73,6 @@ class _Failure:
 
     def result(self, request: Request) -> Result:
         return Result(request, reason="oom" if self.memory else "model_error", message=self.message)
-
-
-def _failure(error: Exception) -> _Failure:
-    """What an exception means; raises ModelError when the device is lost, since nothing works after that."""
-    text = str(error)
-    memory = (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or any(sign in text for sign in ("can't allocate memory", "out of memory", "ALLOC_FAILED"))
-    )
-    if type(error).__name__ == "AcceleratorError" and not memory:
-        raise ModelError(f"the device stopped working: {text[:500]}", "the same command continues") from error
-    return _Failure(memory, f"{type(error).__name__}: {text}"[:500])
 
 
 class Engine:
@@ -162,7 +149,7 @@ class Engine:
         try:
             return self._draw(requests, size, sources)
         except Exception as error:  # noqa: BLE001 - see above
-            failure = _failure(error)
+            failure = _Failure(*failure_of(error))
         # Not before the exception is gone does it let go of the tensors of its pass.
         self._empty_cache(failure)
         return failure
@@ -227,7 +214,7 @@ class Engine:
             try:
                 checked = self._checked(drawn)
             except Exception as error:  # noqa: BLE001 - the model's own safety checker may raise anything
-                failure = _failure(error)
+                failure = _Failure(*failure_of(error))
                 self._empty_cache(failure)
                 yield from (failure.result(request) for request in asked)
                 return
@@ -353,7 +340,7 @@ class Engine:
                 last = self._drawn([*short, request], size, sources)[-1]
             return bool((first == last).all())
         except Exception as error:  # noqa: BLE001 - what fails here fails again, and is told, when images are made
-            failure = _failure(error)
+            failure = _Failure(*failure_of(error))
         self._empty_cache(failure)
         return False
 
