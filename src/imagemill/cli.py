@@ -15,7 +15,7 @@ from imagemill.commands import COMMANDS
 from imagemill.errors import ImagemillError, UsageError, did_you_mean
 
 Command = Callable[[Sequence[str]], int]
-_ONE = 0.2
+_ONE = 1.0
 """Seconds within which signals are one."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

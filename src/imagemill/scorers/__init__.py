@@ -1,0 +1,1 @@
+"""One score a file; each is found by name."""
