@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,47 +28,51 @@ class Item:
     path: str
     """Of its file."""
     record: Record
+    wanted: tuple[int, ...] = (0,)
+    """Which groups of columns have no values yet."""
 
     @property
     def name(self) -> str:
         """Its file's name without the extension."""
         return Path(self.path).stem
 
-    def found(self, columns: Mapping[str, Any]) -> Annotation:
-        """The values that were found for its columns."""
-        return Annotation(self.part, self.name, self.record["sha256"], columns)
+    def found(self, columns: Mapping[str, Any], group: int = 0) -> Annotation:
+        """The values that were found for a group of columns."""
+        return Annotation(self.part, self.name, self.record["sha256"], columns, group=group)
 
-    def failed(self, reason: FailureReason, message: str) -> Annotation:
+    def failed(self, reason: FailureReason, message: str, group: int = 0) -> Annotation:
         """Why none were found."""
-        return Annotation(self.part, self.name, self.record["sha256"], reason=reason, message=message)
+        return Annotation(self.part, self.name, self.record["sha256"], reason=reason, message=message, group=group)
 
 
 def annotate(
     dataset: Dataset,
-    columns: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
     task: Task,
     executor: Executor,
     progress: Progress | None = None,
 ) -> Report:
-    """Fill columns of a dataset, whose lock the caller holds, for every image that has nothing but blank values there.
+    """Fill groups of columns of a dataset, whose lock the caller holds, for every image that has only blank values.
 
-    `columns` are their names with those values. `task` takes batches of `Item` and hands on one `Annotation` for each
-    item. Raises OutOfSpace, ModelError and KeyboardInterrupt; whatever was found until then is kept, and every record
-    has the columns in any case.
+    A group is its columns' names with those values. `task` takes batches of `Item` and hands on one `Annotation` for
+    each group that an item wants; the report counts these. Raises OutOfSpace, ModelError and KeyboardInterrupt;
+    whatever was found until then is kept, and every record has the columns in any case.
     """
-    journal = ColumnJournal(dataset, columns)
-    pending = journal.settle()
-    report = Report(pending.total())
+    journals = [ColumnJournal(dataset, blanks) for blanks in groups]
+    left = [journal.settle() for journal in journals]
+    report = Report(sum(pending.total() for pending in left))
     try:
-        with _Committer(dataset, journal, pending, report, progress) as committer:
+        with _Committer(journals, left, report, progress) as committer:
             if report.total:
-                executor.run(task, committer.until_failure(_batches(dataset, journal, pending)), committer.put)
+                executor.run(task, committer.until_failure(_batches(dataset, journals, left)), committer.put)
     except BaseException:
         with suppress(ImagemillError):
-            journal.settle()
+            for journal in journals:
+                journal.settle()
         raise
-    journal.settle()
     unanswered = report.total - report.done - report.failed.total()
+    for journal in journals:
+        journal.settle(ended=not unanswered)
     if unanswered:
         raise ModelError(
             f"the model ended and left {unanswered:,} of {report.total:,} images without a result",
@@ -77,15 +81,17 @@ def annotate(
     return report
 
 
-def _batches(dataset: Dataset, journal: ColumnJournal, pending: Mapping[int, int]) -> Iterator[tuple[Item, ...]]:
+def _batches(
+    dataset: Dataset, journals: Sequence[ColumnJournal], left: Sequence[Mapping[int, int]]
+) -> Iterator[tuple[Item, ...]]:
     """The images to look at, part by part."""
-    for number in [number for number, count in pending.items() if count]:
+    for number in sorted({number for pending in left for number, count in pending.items() if count}):
         part = dataset.part(number)
-        items = [
-            Item(number, str(part.folder / record["file_name"]), record)
-            for record in part.records()
-            if journal.is_pending(record)
-        ]
+        items = []
+        for record in part.records():
+            wanted = tuple(group for group, journal in enumerate(journals) if journal.is_open(number, record))
+            if wanted:
+                items.append(Item(number, str(part.folder / record["file_name"]), record, wanted))
         for start in range(0, len(items), _TOGETHER):
             yield tuple(items[start : start + _TOGETHER])
 
@@ -95,31 +101,26 @@ class _Committer(Committer[Annotation]):
 
     def __init__(
         self,
-        dataset: Dataset,
-        journal: ColumnJournal,
-        pending: Mapping[int, int],
+        journals: Sequence[ColumnJournal],
+        left: Sequence[Mapping[int, int]],
         report: Report,
         progress: Progress | None,
     ) -> None:
         super().__init__(report, progress)
-        self._dataset = dataset
-        self._journal = journal
-        self._left = dict(pending)
-        self._found: defaultdict[int, list[Annotation]] = defaultdict(list)
-        """What is journaled, by part."""
+        self._journals = journals
+        self._left = [Counter(pending) for pending in left]
 
     def commit(self, finished: list[Annotation]) -> None:
-        """All in one write, then the parts that are complete by it."""
-        self._journal.append(finished)
-        for annotation in finished:
-            self._left[annotation.part] -= 1
-            if annotation.reason is None:
-                self._found[annotation.part].append(annotation)
-                self.report.done += 1
-            else:
-                self.report.failed[annotation.reason] += 1
-        complete = [number for number in {annotation.part for annotation in finished} if not self._left[number]]
-        for number in complete:
-            self._journal.write(self._dataset.part(number), self._found.pop(number, []))
-        if complete:
-            self._journal.keep(annotation for found in self._found.values() for annotation in found)
+        """All of a group in one write, then the parts that are complete by it."""
+        for group, (journal, left) in enumerate(zip(self._journals, self._left, strict=True)):
+            own = [annotation for annotation in finished if annotation.group == group]
+            if not own:
+                continue
+            journal.append(own)
+            for annotation in own:
+                left[annotation.part] -= 1
+                if annotation.reason is None:
+                    self.report.done += 1
+                else:
+                    self.report.failed[annotation.reason] += 1
+            journal.complete(number for number in {annotation.part for annotation in own} if not left[number])

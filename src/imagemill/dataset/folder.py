@@ -122,10 +122,11 @@ class Part:
         if any(record.keys() != records[0].keys() for record in records):
             raise ValueError("every record must get the same columns")
         # The columns of a whole dataset have one type, that of its first record.
-        types = {name: type(value) for name, value in [*records[0].items(), *next(iter(self.dataset)).items()]}
+        types = {name: type(value) for name, value in next(iter(self.dataset)).items() if value is not None}
         for record in records:
             for name, value in record.items():
-                if type(value) is not types[name]:
+                # A score that there is none of is null.
+                if value is not None and type(value) is not types.setdefault(name, type(value)):
                     raise ValueError(f"`{name}` is a {type(value).__name__}, elsewhere a {types[name].__name__}")
         was_sealed = self.sealed
         self.unseal()

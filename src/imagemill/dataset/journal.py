@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagemill.dataset.card import write_card
 from imagemill.dataset.files import append_lines, encode_lines, explained, make_folder, read_lines, write_file
+from imagemill.dataset.vectors import Vectors
 from imagemill.records import FailureReason, Record
 
 if TYPE_CHECKING:
@@ -28,8 +30,16 @@ class Annotation:
     sha256: str
     """Of the file that was looked at."""
     columns: Mapping[str, Any] = field(default_factory=dict)
+    """A vector is an array of float16; the record only says that there is one."""
     reason: FailureReason | None = None
     message: str = ""
+    group: int = 0
+    """Which of several groups of columns it is for."""
+
+
+def blanks_of(step: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that a step of a job has added, with the values of images without them: None for a score."""
+    return {**dict.fromkeys(step.get("scores", ())), **step.get("columns", {})}
 
 
 class ColumnJournal:
@@ -43,38 +53,55 @@ class ColumnJournal:
         self._folder = dataset.folder / ".imagemill" / "columns"
         self._path = self._folder / f"{name}.jsonl"
         self.failures_file = self._folder / f"{name}-failures.jsonl"
+        self._known: defaultdict[int, dict[str, Annotation]] = defaultdict(dict)
+        """What is journaled, by part and name."""
+        self._complete: set[int] = set()
+        """Parts whose images have all been looked at."""
+        self._untyped: dict[int, set[str]] = {}
+        """Columns of parts that hold nothing but null: readers of the dataset take a column's type from any part."""
 
     def failures(self) -> list[dict[str, Any]]:
         """The images that were tried in vain and have no value: name, part, reason, message."""
         return read_lines(self.failures_file)
 
     def is_pending(self, record: Record) -> bool:
-        """Whether an image has no values yet."""
+        """Whether the record of an image has no values yet."""
         return all(record.get(name, blank) == blank for name, blank in self._blanks.items())
 
-    def settle(self) -> Counter[int]:
-        """Write all that is journaled into the records, blank values where nothing is; count by part what is pending.
+    def is_open(self, part: int, record: Record) -> bool:
+        """Whether an image has no values yet, neither in its record nor in the journal."""
+        known = self._known[part].get(Path(record["file_name"]).stem)
+        return self.is_pending(record) and (known is None or known.sha256 != record["sha256"])
 
-        Afterwards the records of all parts have the same columns, and complete parts are sealed.
+    def settle(self, ended: bool = False) -> Counter[int]:
+        """Write what is journaled into the records, blank values where nothing is; count by part what is pending.
+
+        Afterwards the records of all parts have the same columns, and complete parts are sealed. Scores stay in the
+        journal until every part has one, or all images have been looked at (`ended`).
         """
         if self._folder.is_dir():
             for leftover in self._folder.glob(".*.tmp"):
                 leftover.unlink()
-        known: defaultdict[int, list[Annotation]] = defaultdict(list)
+        self._known.clear()
         for line in read_lines(self._path):
-            known[line["part"]].append(Annotation(**line))
+            annotation = _read(line)
+            self._known[annotation.part][annotation.name] = annotation
+        parts = self._dataset.parts
+        self._untyped = {part.number: self._without_type(part) for part in parts}
+        written = {part.number for part in parts} if ended or not any(self._untyped.values()) else set()
         failed = {line["name"]: line for line in self.failures()}
         pending: Counter[int] = Counter()
         still = []
-        for part in self._dataset.parts:
-            self.write(part, known[part.number])
+        for part in parts:
+            self._write(part, self._known.pop(part.number, {}) if part.number in written else {})
             if not part.sealed and part.complete:
                 part.seal()
-            names = [Path(record["file_name"]).stem for record in part.records() if self.is_pending(record)]
-            pending[part.number] = len(names)
+            open_records = [record for record in part.records() if self.is_open(part.number, record)]
+            pending[part.number] = len(open_records)
+            names = (Path(record["file_name"]).stem for record in open_records)
             still += [failed[name] for name in names if name in failed]
         self._keep(self.failures_file, still)
-        self.keep([])
+        self._keep_known()
         write_card(self._dataset)
         return pending
 
@@ -85,6 +112,8 @@ class ColumnJournal:
         for annotation in annotations:
             if annotation.reason is None:
                 values.append(_line(annotation))
+                self._known[annotation.part][annotation.name] = annotation
+                self._untyped[annotation.part] -= _typed(annotation)
             else:
                 names = ("name", "part", "reason", "message")
                 failures.append({name: getattr(annotation, name) for name in names})
@@ -92,21 +121,54 @@ class ColumnJournal:
             if lines:
                 append_lines(path, lines)
 
-    def write(self, part: Part, annotations: Iterable[Annotation]) -> None:
+    def complete(self, parts: Iterable[int]) -> None:
+        """Write the values of parts whose images have all been looked at, as soon as every part's columns are typed."""
+        self._complete |= set(parts)
+        if self._complete and not any(self._untyped.values()):
+            for number in sorted(self._complete):
+                self._write(self._dataset.part(number), self._known.pop(number, {}))
+            self._complete.clear()
+            self._keep_known()
+
+    def _without_type(self, part: Part) -> set[str]:
+        """The columns of a part that hold nothing but null, with what is journaled."""
+        left = {name for name, blank in self._blanks.items() if blank is None}
+        records = part.records() if left else []
+        if not records:
+            return set()
+        for record in records:
+            left -= {name for name in left if record.get(name) is not None}
+        for annotation in self._known[part.number].values():
+            left -= _typed(annotation)
+        return left
+
+    def _write(self, part: Part, annotations: Mapping[str, Annotation]) -> None:
         """Write values into the records of a part, atomically; does nothing when they stand there."""
-        found = {(annotation.name, annotation.sha256): annotation.columns for annotation in annotations}
+        vectors: defaultdict[str, dict[str, Any]] = defaultdict(dict)
 
         def change(record: Record) -> dict[str, Any]:
-            own = {name: record.get(name, blank) for name, blank in self._blanks.items()}
-            return {**own, **found.get((Path(record["file_name"]).stem, record["sha256"]), {})}
+            name = Path(record["file_name"]).stem
+            values = {column: record.get(column, blank) for column, blank in self._blanks.items()}
+            found = annotations.get(name)
+            if found and found.sha256 == record["sha256"]:
+                values |= found.columns
+            for column in [column for column, value in values.items() if hasattr(value, "dtype")]:
+                vectors[column][name] = values[column]
+                values[column] = True
+            return values
 
         records = part.records()
-        if any(record.get(name, _ABSENT) != value for record in records for name, value in change(record).items()):
+        changes = [(record, change(record)) for record in records]
+        for column, found in vectors.items():
+            kept = Vectors(self._dataset.folder, column)
+            # Before the records, which say that they are there.
+            kept.write(part.name, {**dict(zip(*kept.read(part.name), strict=True)), **found})
+        if any(record.get(name, _ABSENT) != value for record, values in changes for name, value in values.items()):
             part.update(change)
 
-    def keep(self, annotations: Iterable[Annotation]) -> None:
-        """Drop from the journal all but these."""
-        self._keep(self._path, [_line(annotation) for annotation in annotations])
+    def _keep_known(self) -> None:
+        """Drop from the journal what has been written."""
+        self._keep(self._path, [_line(annotation) for known in self._known.values() for annotation in known.values()])
 
     def _keep(self, path: Path, lines: list[dict[str, Any]]) -> None:
         content = encode_lines(lines)
@@ -117,5 +179,28 @@ class ColumnJournal:
                 path.unlink(missing_ok=True)
 
 
+def _typed(annotation: Annotation) -> set[str]:
+    return {name for name, value in annotation.columns.items() if value is not None}
+
+
 def _line(annotation: Annotation) -> dict[str, Any]:
-    return {name: getattr(annotation, name) for name in ("part", "name", "sha256", "columns")}
+    """An annotation as a line of the journal."""
+    line = {name: getattr(annotation, name) for name in ("part", "name", "sha256")}
+    vectors = {name: value for name, value in annotation.columns.items() if hasattr(value, "dtype")}
+    line["columns"] = {name: value for name, value in annotation.columns.items() if name not in vectors}
+    if vectors:
+        line["vectors"] = {
+            name: base64.b64encode(value.astype("<f2").tobytes()).decode() for name, value in vectors.items()
+        }
+    return line
+
+
+def _read(line: dict[str, Any]) -> Annotation:
+    vectors = line.pop("vectors", {})
+    annotation = Annotation(**line)
+    if not vectors:
+        return annotation
+    import numpy as np
+
+    decoded = {name: np.frombuffer(base64.b64decode(text), "<f2") for name, text in vectors.items()}
+    return replace(annotation, columns={**annotation.columns, **decoded})

@@ -153,7 +153,12 @@ def _record(part: Part, record: dict[str, Any], types: dict[str, type]) -> Itera
     if types and types.keys() != record.keys():
         yield f"the columns differ from the first record's: {', '.join(sorted(types.keys() ^ record.keys()))}"
     for key, value in record.items():
-        if types.setdefault(key, type(value)) is not type(value):
+        if value is None:
+            # A score that there is none of.
+            types.setdefault(key, type(value))
+        elif types.get(key, type(None)) is type(None):
+            types[key] = type(value)
+        elif types[key] is not type(value):
             yield f"`{key}` is a {type(value).__name__}, elsewhere a {types[key].__name__}"
         if isinstance(value, float) and not math.isfinite(value):
             yield f"`{key}` is {value}"

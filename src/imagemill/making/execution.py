@@ -14,7 +14,7 @@ from imagemill.committing import Progress, Report
 from imagemill.dataset import Dataset
 from imagemill.dataset.differences import check_same
 from imagemill.dataset.files import write_file
-from imagemill.dataset.journal import ColumnJournal
+from imagemill.dataset.journal import ColumnJournal, blanks_of
 from imagemill.dataset.sources import Sources
 from imagemill.environment import cuda_devices, environment
 from imagemill.errors import LimitReached, SomeFailed
@@ -71,7 +71,7 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
         with dataset.lock_held():
             for step in prepared.job["steps"][1:]:
                 # An interrupted step may have left it to some parts.
-                ColumnJournal(dataset, step["columns"]).settle()
+                ColumnJournal(dataset, blanks_of(step)).settle()
         pending = pending_requests(dataset, plan.requests())
         now = pending[: prepared.options.max_images]
         report = produce(dataset, now, prepared.model, output, prepared.executor, progress)

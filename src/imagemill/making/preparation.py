@@ -14,6 +14,7 @@ from imagemill.component import Component
 from imagemill.dataset.card import AS_RECEIVED
 from imagemill.dataset.differences import check_same
 from imagemill.dataset.folder import FORMAT, Counts, Dataset
+from imagemill.dataset.journal import blanks_of
 from imagemill.dataset.sources import Sources
 from imagemill.environment import cuda_devices
 from imagemill.errors import UsageError
@@ -203,7 +204,7 @@ def prepare(
 
 def later_columns(job: Mapping[str, Any]) -> dict[str, Any]:
     """Columns that were added to a dataset, as they stand for images that nobody has looked at."""
-    return {name: blank for step in job["steps"][1:] for name, blank in step["columns"].items()}
+    return {name: blank for step in job["steps"][1:] for name, blank in blanks_of(step).items()}
 
 
 def output_of(

@@ -119,7 +119,7 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
         if not _check(dataset, options, prepared.step, job):
             dataset.write_job(dataset.folder, {**job, "steps": [*job["steps"], prepared.step]})
         dataset.recover()
-        report = annotate(dataset, options.blanks(), partial(_describe, model, options), prepared.executor, progress)
+        report = annotate(dataset, [options.blanks()], partial(_describe, model, options), prepared.executor, progress)
         failures = ColumnJournal(dataset, options.blanks()).failures()
     if failures and len(failures) == len(dataset):
         raise SomeFailed(

@@ -58,7 +58,7 @@ def added_columns(source: object) -> set[str]:
         steps = tomllib.loads(path.read_text())["steps"][1:]
     except (ValueError, KeyError) as error:
         raise UsageError(f"`{path}` cannot be read: {error}", "is it imagemill's?") from None
-    return {name for step in steps for name in step["columns"]}
+    return {name for step in steps for kind in ("columns", "scores") for name in step.get(kind, ())}
 
 
 def base_of(source: str | Path | Iterable[Any]) -> Path:
