@@ -21,13 +21,15 @@ LAYERS = [
     {"errors"},
     {"component", "environment", "images"},
     {"records", "hub"},
-    {"devices"},
-    {"captions", "committing", "contact_sheet"},
+    {"devices", "hashing"},
+    {"pretrained"},
+    {"classifiers", "encoders", "expressions"},
+    {"captions", "committing", "contact_sheet", "judging"},
     {"tables"},
     {"plan"},
-    {"models.base", "executors.base", "dataset"},
-    {"remote"},
-    {"models", "executors"},
+    {"models.base", "scorers.base", "executors.base", "dataset"},
+    {"asking", "remote"},
+    {"models", "scorers", "executors"},
     {"output"},
     {"derived"},
     {"annotate", "produce", "reproduction"},
@@ -42,7 +44,7 @@ LAYERS = [
 ]
 """From the bottom up: a module imports only from layers below its own, or from its own folder if that is one room."""
 
-ROOMS = {"commands", "dataset", "making", "remote", "server", "tables"}
+ROOMS = {"commands", "dataset", "making", "remote", "reporting", "selecting", "server", "tables"}
 """Folders whose modules work together; in the others, files stand beside each other and know only their base."""
 
 BESIDE = {

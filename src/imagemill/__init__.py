@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from imagemill.operators.caption import caption
     from imagemill.operators.edit import edit
     from imagemill.operators.generate import generate
+    from imagemill.operators.score import score
     from imagemill.reproduction import Reproduction, reproduce
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "generate",
     "reproduce",
     "retry",
+    "score",
     "verify",
 ]
 
@@ -54,6 +56,7 @@ _HOMES = {
     "caption": "operators.caption",
     "edit": "operators.edit",
     "generate": "operators.generate",
+    "score": "operators.score",
     "retry": "making.retrying",
     "verify": "dataset.verify",
 }

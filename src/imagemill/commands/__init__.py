@@ -8,6 +8,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "augment": ("generate", "pictures and captions become more pictures"),
     "edit": ("generate", "pictures and instructions become edited pictures"),
     "caption": ("caption", "say in a column of a dataset what is in its images"),
+    "score": ("score", "fill columns of a dataset with scores of its images"),
     "status": ("datasets", "how far a dataset is"),
     "retry": ("generate", "make failed requests again"),
     "verify": ("datasets", "check every promise of a dataset again"),
@@ -15,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sheet": ("datasets", "put images with their prompts on one picture"),
     "serve": ("serve", "an image API on this machine, for OpenAI's and Hugging Face's clients"),
     "models": ("models", "what can make images, and its parameters"),
+    "scorers": ("models", "what can score images, and its parameters"),
     "doctor": ("models", "what this machine can run, and why not"),
 }
 """The module of each command and what it does."""

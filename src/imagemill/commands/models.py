@@ -1,4 +1,4 @@
-"""Commands that tell what can make images, and where."""
+"""Commands that tell what can make images and score them, and where."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imagemill.terminal import Terminal
 
 def models(arguments: Sequence[str]) -> int:
     """List models, show one, or probe a server."""
-    from imagemill.component import component_names, find_component
+    from imagemill.component import component_names
     from imagemill.models.base import find_model
 
     parser = command_parser("models")
@@ -36,16 +36,31 @@ def models(arguments: Sequence[str]) -> int:
     terminal = Terminal(parsed.quiet, parsed.json)
     if parsed.probe:
         return _probe(terminal, parsed.name, given(parsed, model) if model else {})
-    if parsed.name:
-        name = parsed.name.partition(":")[0]
-        found = find_component("models", name)
-        lines = [f"{name}: {_summary(name)}", ""]
+    return _told(terminal, "models", parsed.name and parsed.name.partition(":")[0])
+
+
+def scorers(arguments: Sequence[str]) -> int:
+    """List scorers, or show one."""
+    parser = command_parser("scorers")
+    parser.add_argument("name", nargs="?", help="one scorer: its parameters")
+    parser.add_argument("--json", action="store_true", help="print JSON; for one scorer, its JSON Schema")
+    parsed = parse(parser, arguments)
+    return _told(Terminal(parsed.quiet, parsed.json), "scorers", parsed.name)
+
+
+def _told(terminal: Terminal, kind: str, name: str | None) -> int:
+    """Tell of one component with its parameters, or of all of a kind."""
+    from imagemill.component import component_names, find_component
+
+    if name:
+        found = find_component(kind, name)
+        lines = [f"{name}: {_summary(kind, name)}", ""]
         for parameter in found.parameters():
-            kind = "|".join(parameter.choices) or parameter.type
-            lines.append(f"  {parameter.flag} {kind}\n      {parameter_help(parameter)}")
+            choice = "|".join(parameter.choices) or parameter.type
+            lines.append(f"  {parameter.flag} {choice}\n      {parameter_help(parameter)}")
         terminal.data(found.model_json_schema(), "\n".join(lines))
         return 0
-    summaries = {name: _summary(name) for name in component_names("models")}
+    summaries = {name: _summary(kind, name) for name in component_names(kind)}
     width = max(map(len, summaries))
     terminal.data(summaries, "\n".join(f"{name:<{width}}  {text}" for name, text in summaries.items()))
     return 0
@@ -66,12 +81,12 @@ def _probe(terminal: Terminal, name: str | None, parameters: dict[str, Any]) -> 
     return 0
 
 
-def _summary(name: str) -> str:
-    """What a model is in one line; a broken plugin does not hide the others."""
+def _summary(kind: str, name: str) -> str:
+    """What a component is in one line; a broken plugin does not hide the others."""
     from imagemill.component import find_component
 
     try:
-        return (find_component("models", name).__doc__ or "").partition("\n")[0]
+        return (find_component(kind, name).__doc__ or "").partition("\n")[0]
     except ImagemillError as error:
         return f"cannot be used: {error.message}"
 

@@ -229,6 +229,10 @@ def _synthetic(step: dict[str, Any]) -> str:
 
 def _added(step: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The columns that a step has added, with their meanings."""
+    if step["operator"] == "score":
+        by = f" ({step['scorer']}{', `' + step['model'] + '`' if step['model'] else ''})"
+        yield from ((name, meaning + by) for name, meaning in {**step["scores"], **step["meanings"]}.items())
+        return
     for name in step.get("columns", {}):
         if step["operator"] != "caption":
             yield name, f"added by `{step['operator']}`"

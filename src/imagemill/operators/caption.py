@@ -20,16 +20,15 @@ from imagemill.dataset.journal import Annotation, ColumnJournal
 from imagemill.errors import SomeFailed, UsageError
 from imagemill.executors.base import Sink
 from imagemill.executors.local import Local
+from imagemill.making.added import begun, check_step, without_empty
 from imagemill.making.collecting import dataset_of
 from imagemill.making.parameters import split_parameters
 from imagemill.making.preparation import check_devices, local_executor
 from imagemill.models.base import Described, Question, Reply, TextModel, find_text_model, text_model_name
 from imagemill.plan import derive_seed
-from imagemill.records import MADE_KEYS, RECORD_KEYS, SEED_LIMIT, SOURCE_IMAGES, SOURCE_KEYS, safe_column
+from imagemill.records import SEED_LIMIT
 
 DEFAULT_MODEL = "shapes"
-_FREE = ("operator", "columns", "model_parameters", "base_url")
-"""What need not be the same when a column is continued, or is compared by its parts."""
 
 
 class Caption(Component):
@@ -81,8 +80,8 @@ def prepare(dataset: Dataset, parameters: Mapping[str, Any], workers: int = 1, d
     """
     options, model_parameters = check_parameters(parameters)
     executor = local_executor(workers, devices)
-    job = _without_empty(dataset, dataset.job, options)
-    known: dict[str, Any] = next((step for step in job["steps"][1:] if _is_of(step, options)), {})
+    job = without_empty(dataset, dataset.job, "caption", options.blanks())
+    known = begun(job, "caption", options.column)
     model = find_text_model(options.model_name(), model_parameters)
     same = known.get("model") == options.model_name()
     model = model.resolve(known["model_parameters"] if same else {}, executor.workers)
@@ -98,7 +97,7 @@ def prepare(dataset: Dataset, parameters: Mapping[str, Any], workers: int = 1, d
         "model_revision": info.revision,
         "model_parameters": model.to_table(),
     }
-    _check(dataset, options, step, job)
+    check_step(dataset, step, job)
     journal = ColumnJournal(dataset, options.blanks())
     pending = [journal.is_pending(record) for record in dataset]
     if not pending:
@@ -115,8 +114,8 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
     model.ready(prepared.executor.workers)
     with dataset.lock():
         # Another process may have changed the dataset since this was prepared.
-        job = _without_empty(dataset, dataset.job, options)
-        if not _check(dataset, options, prepared.step, job):
+        job = without_empty(dataset, dataset.job, "caption", options.blanks())
+        if not check_step(dataset, prepared.step, job):
             dataset.write_job(dataset.folder, {**job, "steps": [*job["steps"], prepared.step]})
         dataset.recover()
         report = annotate(dataset, [options.blanks()], partial(_describe, model, options), prepared.executor, progress)
@@ -160,61 +159,6 @@ def check_parameters(parameters: Mapping[str, Any]) -> tuple[Caption, dict[str, 
         raise UsageError("caption: `max_cost`: nobody knows what a question costs", "leave it out")
     find_text_model(options.model_name(), model_parameters)
     return options, model_parameters
-
-
-def _is_of(step: Mapping[str, Any], options: Caption) -> bool:
-    return (step["operator"], step.get("column")) == ("caption", options.column)
-
-
-def _without_empty(dataset: Dataset, job: dict[str, Any], options: Caption) -> dict[str, Any]:
-    """The job without a step for the same columns that has brought no text yet: it may be begun in another way."""
-    begun = [step for step in job["steps"][1:] if _is_of(step, options) and step["columns"] == options.blanks()]
-    if not begun or any(record.get(options.column) for record in dataset):
-        return job
-    return {**job, "steps": [step for step in job["steps"] if step not in begun]}
-
-
-def _check(dataset: Dataset, options: Caption, step: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
-    """Whether the step stands in the job; raises UsageError when its columns are taken by something else."""
-    later = job["steps"][1:]
-    for other in later:
-        if _is_of(other, options):
-            _check_same(options.column, other, step)
-            return True
-    first: Mapping[str, Any] = next(iter(dataset), {})
-    taken = {name for other in later for name in other.get("columns", {})}
-    for name in options.blanks():
-        problem = ""
-        if name in RECORD_KEYS:
-            problem = "says how an image was made"
-        elif safe_column(name) != name:
-            problem = "means something else to `load_dataset`"
-        elif name in {*SOURCE_KEYS, *MADE_KEYS, *(SOURCE_IMAGES if "source_sha256" in first else ())}:
-            problem = "says how an image was made"
-        elif name in taken:
-            problem = "is filled by another step already"
-        elif name in first and first[name] != options.blanks()[name]:
-            problem = "is a column of the dataset already, and no captions"
-        if problem:
-            raise UsageError(f"caption: `column`: `{name}` {problem}", "choose another `--column`")
-    return False
-
-
-def _check_same(column: str, found: Mapping[str, Any], step: Mapping[str, Any]) -> None:
-    """Raise UsageError that names the differences when a column was begun in another way."""
-    old, new = (
-        {name: value for name, value in [*way["model_parameters"].items(), *way.items()] if name not in _FREE}
-        for way in (found, step)
-    )
-    differences = [
-        f"`{name}` was `{old.get(name, 'not given')}`, now `{new.get(name, 'not given')}`"
-        for name in dict.fromkeys([*new, *old])
-        if old.get(name) != new.get(name)
-    ]
-    if differences:
-        raise UsageError(
-            f"the column `{column}` was filled in another way: {'; '.join(differences)}", "choose another `--column`"
-        )
 
 
 def _describe(model: TextModel, options: Caption, work: Iterable[Sequence[Item]], sink: Sink) -> None:
