@@ -57,6 +57,7 @@ FailureReason = Literal[
     "nan_image",
     "no_credit",
     "no_source",
+    "not_accepted",
     "oom",
     "rate_limited",
     "server_error",
@@ -90,8 +91,8 @@ SOURCE_IMAGES = ("input_image", "input_images", "edited_image", "mask")
 """What `load_dataset` calls the pictures among them."""
 
 
-MADE_KEYS = ("redrawn", "dropped_tokens", "revised_prompt")
-"""What models add to records."""
+MADE_KEYS = ("tries", "redrawn", "dropped_tokens", "revised_prompt")
+"""What models add to records, and how often an image was drawn until it was accepted."""
 
 _READER_TRAPS = {"image", "images", "label"}
 """Column names that make `load_dataset` replace or hide the picture."""

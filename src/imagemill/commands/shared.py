@@ -14,6 +14,9 @@ from imagemill.terminal import Terminal, number
 if TYPE_CHECKING:
     from imagemill.dataset import Dataset
 
+_SHOWN = 10
+"""Rows that are named."""
+
 
 def command_parser(command: str, **options: Any) -> Parser:
     """The parser of a command, with what every command takes."""
@@ -70,10 +73,21 @@ def finish(terminal: Terminal, dataset: Dataset) -> int:
     if counts.failed:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.failed.items()))
         terminal.say(f"{number(sum(counts.failed.values()), 'request')} failed ({reasons})")
-        lost = all(not line["request"].get("source_sha256") for line in dataset.failures().values())
-        if lost and dataset.job["steps"][0]["operator"] != "generate":
-            terminal.say("\nhint: the same command looks for the pictures again")
-        else:
-            terminal.say(f"\nhint: imagemill retry {shlex.quote(str(dataset.folder))}")
+        failures = dataset.failures().values()
+        never = {line["id"]: line["request"]["prompt"] for line in failures if line["reason"] == "not_accepted"}
+        if never:
+            terminal.say(f"{number(len(never), 'row')} without all accepted images:")
+            shown = list(never.items())[:_SHOWN]
+            terminal.say("\n".join(f"  {name}: {prompt:.100}" for name, prompt in shown))
+            if len(never) > _SHOWN:
+                terminal.say(f"  and {len(never) - _SHOWN:,} more: see {dataset.failures_file}")
+        hints = ["the same command with more `--max-tries` draws on"] if never else []
+        others = [line for line in failures if line["reason"] != "not_accepted"]
+        if others:
+            lost = all(not line["request"].get("source_sha256") for line in others)
+            looks = lost and dataset.job["steps"][0]["operator"] != "generate"
+            again = "the same command looks for the pictures again"
+            hints.append(again if looks else f"imagemill retry {shlex.quote(str(dataset.folder))}")
+        terminal.say(f"\nhint: {'; '.join(hints)}")
     terminal.data(status_data(dataset), str(dataset.folder))
     return 3 if counts.failed else 0

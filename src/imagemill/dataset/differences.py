@@ -20,6 +20,8 @@ def check_same(folder: Path, found: Mapping[str, Any], job: Mapping[str, Any]) -
         old.pop("input.limit")
         new.pop("input.limit", None)
         old["plan.requests"] = new["plan.requests"]
+    if old.get("step.max_tries", 0) <= new.get("step.max_tries", 0):
+        old["step.max_tries"] = new["step.max_tries"] = None
     for values in (old, new):
         values.pop("input.table")
         values.pop("model.base_url", None)

@@ -134,6 +134,17 @@ class Part:
         if was_sealed:
             self.seal()
 
+    def remove(self, file_names: Iterable[str]) -> None:
+        """Take images out of the part, first their records, then their files."""
+        gone = set(file_names)
+        self.unseal()
+        records = self.records()
+        write_file(self.metadata, encode_lines(record for record in records if record["file_name"] not in gone))
+        for record in records:
+            if record["file_name"] in gone:
+                for name in files_of(record):
+                    (self.folder / name).unlink(missing_ok=True)
+
     def recover(self) -> None:
         """Make an unsealed part consistent: drop torn lines, doubles, records without a file, files without one."""
         if not self.folder.is_dir():

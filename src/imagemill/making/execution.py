@@ -22,6 +22,7 @@ from imagemill.executors.base import Sink
 from imagemill.making.fitting import unused_of
 from imagemill.making.intake import with_pictures
 from imagemill.making.preparation import Making, Prepared, later_columns, prepare, sizes_of
+from imagemill.making.quota import Quota, fill
 from imagemill.models.base import Measured, Model
 from imagemill.output import Output
 from imagemill.plan import Plan
@@ -72,15 +73,35 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
             for step in prepared.job["steps"][1:]:
                 # An interrupted step may have left it to some parts.
                 ColumnJournal(dataset, blanks_of(step)).settle()
+        if prepared.quota:
+            return _filled(prepared, prepared.quota, plan, dataset, output, progress)
         pending = pending_requests(dataset, plan.requests())
         now = pending[: prepared.options.max_images]
         report = produce(dataset, now, prepared.model, output, prepared.executor, progress)
-        if len(now) < len(pending):
-            raise LimitReached(
-                f"`max_images` is reached: {report.done:,} made, {len(pending) - len(now):,} still to make",
-                "the same command goes on",
-            )
+        _check_limit(report, len(pending) - len(now))
         return report
+
+
+def _filled(
+    prepared: Prepared, quota: Quota, plan: Plan, dataset: Dataset, output: Output, progress: Progress | None
+) -> Report:
+    """Draw and score until the quota is filled."""
+    for scorer in quota.scorers:
+        scorer.ready(prepared.executor.workers)
+    with dataset.lock_held():
+        report, left = fill(
+            dataset, plan, quota, prepared.model, output, prepared.executor, prepared.options.max_images, progress
+        )
+    _check_limit(report, left)
+    return report
+
+
+def _check_limit(report: Report, left: int) -> None:
+    """Raise LimitReached when images are still to be made."""
+    if left:
+        raise LimitReached(
+            f"`max_images` is reached: {report.done:,} made, {left:,} still to make", "the same command goes on"
+        )
 
 
 def raise_if_all_failed(dataset: Dataset) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from imagemill.environment import cuda_devices
 from imagemill.errors import UsageError
 from imagemill.executors.local import Local
 from imagemill.images import ImageFormat
+from imagemill.making.added import check_step
 from imagemill.making.fitting import check_requests, complete, left_out, unguided, unused_of
 from imagemill.making.intake import place_of, table_name, unreadable, with_pictures
 from imagemill.making.parameters import split_parameters
@@ -31,6 +32,9 @@ from imagemill.tables import Table, read_table
 from imagemill.tables.columns import PictureTable, TableOptions
 from imagemill.tables.pictures import base_of
 from imagemill.tables.readers import rows_of
+
+if TYPE_CHECKING:
+    from imagemill.making.quota import Quota
 
 DEFAULT_MODEL = "shapes"
 
@@ -70,6 +74,11 @@ class Making(TableOptions):
         del rows, known, workers
         return {}
 
+    def quota(self, plan: Plan, known: Sequence[Mapping[str, Any]], workers: int) -> Quota | None:
+        """What images must be to be kept; `known` are the later steps of the job as it was written down before."""
+        del plan, known, workers
+        return None
+
     def described(self, rows: Sequence[Row], step: Mapping[str, Any], folder: Path, executor: Local) -> list[Row]:
         """Rows with the texts that only a look at their pictures can give."""
         del step, folder, executor
@@ -83,6 +92,7 @@ class Prepared:
     options: Making
     table: Table
     plan: Plan
+    quota: Quota | None
     model: Model
     info: ModelInfo
     output: Output
@@ -173,6 +183,7 @@ def prepare(
     unused = unused_of(info)
     plan = Plan(rows, options, sampling, unused, info.guided_above)
     check_requests(operator.component_name(), plan, info)
+    quota = options.quota(plan, found["steps"][1:] if found else (), executor.workers)
     maker = Maker(info.name, info.revision, model.to_table())
     job = _job(table_name(source), read, options, {**sampling.to_table(), **further}, plan, maker, info)
     if found:
@@ -180,10 +191,14 @@ def prepare(
         job["input"]["table"] = found["input"]["table"]
         # Columns that were added since.
         job["steps"] += found["steps"][1:]
+    for scored in quota.steps if quota else ():
+        if not (found and check_step(Dataset(folder), scored, found)):
+            job["steps"].append(scored)
     return Prepared(
         options=options,
         table=replace(read, rows=rows),
         plan=plan,
+        quota=quota,
         model=model,
         info=info,
         output=output_of(folder, maker, job, info),

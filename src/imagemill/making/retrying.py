@@ -34,6 +34,8 @@ def retry(
         dataset.recover()
         failures = dataset.failures()
         reasons = {reasons} if isinstance(reasons, str) else set(reasons)
+        # Those were made, and drawn again as often as they may be.
+        failures = {name: line for name, line in failures.items() if line["reason"] != "not_accepted"}
         known = {failure["reason"] for failure in failures.values()}
         for reason in sorted(reasons - known):
             hint = did_you_mean(reason, known) or f"reasons: {', '.join(sorted(known)) or 'none, nothing has failed'}"

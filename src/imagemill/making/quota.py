@@ -1,0 +1,216 @@
+"""Images are drawn again until enough of them are accepted: draw, score, ask, leave out, draw with other seeds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from imagemill.annotate import annotate
+from imagemill.committing import Progress, Report
+from imagemill.component import component_names, find_component
+from imagemill.dataset.files import append_lines, drop_torn, encode_lines, read_lines, write_file
+from imagemill.dataset.folder import Dataset, failure_line
+from imagemill.dataset.journal import ColumnJournal, blanks_of
+from imagemill.errors import ImagemillError, UsageError, did_you_mean
+from imagemill.executors.base import Executor
+from imagemill.expressions import Expression
+from imagemill.making.scoring import find_scorers, score_images, step_of
+from imagemill.models.base import Model
+from imagemill.output import Output
+from imagemill.plan import Plan, derive_seed
+from imagemill.produce import pending_requests, produce
+from imagemill.records import NO_SEED, Record, Request
+from imagemill.scorers.base import Scorer
+
+TRIES_FILE = "tries.jsonl"
+"""In `.imagemill`: the records of images that were not accepted, each with its part and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What an image must be to be accepted, and how often it is drawn at most."""
+
+    accept: Expression
+    max_tries: int
+    scorers: tuple[Scorer, ...]
+    steps: tuple[dict[str, Any], ...]
+    """The scorers as steps of the job."""
+
+
+def find_quota(
+    accept: str, max_tries: int, scorers: Sequence[str], plan: Plan, known: Sequence[Mapping[str, Any]], workers: int
+) -> Quota:
+    """Check what is to be accepted, and find what scores it; `known` are the later steps of the job as it stands.
+
+    Raises UsageError for an expression that cannot be right.
+    """
+    expression = Expression.parse(accept)
+    first = next(plan.requests())
+    record = {"file_name": f"{first.name}.png", **first.recipe, "tries": 1, **first.columns}
+    chosen = find_scorers(list(scorers) or _scorers_of(expression.columns, record), {})
+    resolved, steps = [], []
+    for name, scorer in chosen:
+        scorer.check(record)
+        before = [step for step in known if step.get("scorer") == name and step["model"] == _model(scorer)]
+        scorer = scorer.resolve(before[0]["model_parameters"] if before else {}, workers)  # noqa: PLW2901
+        resolved.append(scorer)
+        steps.append(step_of(name, scorer))
+    expression.check(_schema(record, steps))
+    return Quota(expression, max_tries, tuple(resolved), tuple(steps))
+
+
+def fill(
+    dataset: Dataset,
+    plan: Plan,
+    quota: Quota,
+    model: Model,
+    output: Output,
+    executor: Executor,
+    most: int | None,
+    progress: Progress | None,
+) -> tuple[Report, int]:
+    """Draw and score until every request has an accepted image or its tries are spent, or `most` have been drawn.
+
+    The caller holds the lock. Returns what was done and how many requests are still open.
+    """
+    tries = _Tries(dataset)
+    tries.take_back_failures(quota.max_tries)
+    groups = [blanks_of(step) for step in quota.steps]
+    total = Report(0)
+    while True:
+        tries.leave_out()
+        pending = pending_requests(dataset, (tries.next_of(request) for request in plan.requests()))
+        spent = [request for request in pending if tries.count[request.name] >= quota.max_tries]
+        if spent:
+            dataset.append_failures(failure_line(request, "not_accepted", tries.last(request)) for request in spent)
+            pending = pending_requests(dataset, (tries.next_of(request) for request in plan.requests()))
+        now = pending[: None if most is None else max(0, most - total.total)]
+        # Without any to draw it tidies up, and the last interrupted run may have left some without scores.
+        _add(total, produce(dataset, now, model, output, executor, progress))
+        if len(dataset):
+            annotate(dataset, groups, partial(score_images, quota.scorers), executor, None)
+        if not tries.add(_refused(dataset, quota, groups)):
+            return total, len(pending) - len(now)
+
+
+class _Tries:
+    """The images that were drawn and not accepted."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self.path = dataset.folder / ".imagemill" / TRIES_FILE
+        drop_torn(self.path)
+        self._lines = {(_name(line), line["tries"]): line for line in read_lines(self.path)}
+        self.count = Counter(name for name, _ in self._lines)
+
+    def next_of(self, request: Request) -> Request:
+        """The request as it is drawn next: the same at first, then with a seed that follows from it and the try."""
+        before = self.count[request.name]
+        seed = request.seed
+        if before and seed != NO_SEED:
+            # Below 0, where no attempt to make seeds of a plan distinct goes.
+            seed = derive_seed(seed, request.id, request.image, -before) >> 32
+        return replace(request, seed=seed, columns={"tries": before + 1, **request.columns})
+
+    def last(self, request: Request) -> str:
+        """Why the last image of a request was not accepted, in words."""
+        before = self.count[request.name]
+        return f"{before} tries, the last one with {self._lines[request.name, before]['reason']}"
+
+    def add(self, refused: Iterable[tuple[Record, int, str]]) -> bool:
+        """Write down images that are not accepted, and why; whether there are any."""
+        lines = [{**record, "part": part, "reason": reason} for record, part, reason in refused]
+        if lines:
+            append_lines(self.path, lines)
+            for line in lines:
+                self._lines[_name(line), line["tries"]] = line
+                self.count[_name(line)] += 1
+        return bool(lines)
+
+    def leave_out(self) -> None:
+        """Take images that are not accepted out of the dataset."""
+        for part in self._dataset.parts:
+            names = [
+                record["file_name"] for record in part.records() if (_name(record), record.get("tries")) in self._lines
+            ]
+            if names:
+                part.remove(names)
+
+    def take_back_failures(self, max_tries: int) -> None:
+        """Forget that the tries of a request were spent when there are more of them now."""
+        lines = read_lines(self._dataset.failures_file)
+        left = [line for line in lines if line["reason"] != "not_accepted" or self.count[line["name"]] >= max_tries]
+        if len(left) < len(lines):
+            write_file(self._dataset.failures_file, encode_lines(left))
+
+
+def _refused(dataset: Dataset, quota: Quota, groups: Sequence[Mapping[str, Any]]) -> Iterable[tuple[Record, int, str]]:
+    """The images that are not accepted, each with its part and the reason; not those that could not be scored."""
+    import pyarrow as pa
+
+    journals = [ColumnJournal(dataset, blanks) for blanks in groups]
+    for part in dataset.parts:
+        records = [record for record in part.records() if not any(journal.is_pending(record) for journal in journals)]
+        if not records:
+            continue
+        schema = _schema(records[0], quota.steps)
+        table = pa.Table.from_pylist([{name: record.get(name) for name in schema.names} for record in records], schema)
+        for record, accepted in zip(records, quota.accept.mask(table).to_pylist(), strict=True):
+            if not accepted:
+                yield record, part.number, quota.accept.explain(record)
+
+
+def _scorers_of(columns: Sequence[str], record: Record) -> list[str]:
+    """The scorers that fill columns, found by the columns they have when nobody gives them parameters."""
+    found: dict[str, str] = {}
+    for name in component_names("scorers"):
+        scorer_class = find_component("scorers", name)
+        try:
+            scorer = scorer_class.parse({})
+        except ImagemillError:
+            # It needs a model, or columns, that somebody must name.
+            continue
+        if isinstance(scorer, Scorer):
+            found |= dict.fromkeys(scorer.columns(), name)
+    for column in columns:
+        if column not in record and column not in found:
+            raise UsageError(
+                f"generate: `accept`: there is no column `{column}`, and no scorer that needs nothing else fills it",
+                did_you_mean(column, [*record, *found]) or "name what scores with `--score`, as for `imagemill score`",
+            )
+    names = list(dict.fromkeys(found[column] for column in columns if column not in record))
+    if not names:
+        raise UsageError(
+            "generate: `accept`: asks for nothing that is known only of a finished image",
+            "leave such rows out of the table, or ask for a score, such as `alignment > 0.28`",
+        )
+    return names
+
+
+def _schema(record: Record, steps: Iterable[Mapping[str, Any]]) -> Any:
+    """The columns of records with their types: a score is a number, whatever stands there now."""
+    import pyarrow as pa
+
+    values = {**record, **{name: blank for step in steps for name, blank in blanks_of(step).items()}}
+    table = pa.Table.from_pylist([values])
+    fields = [pa.field(f.name, pa.float64() if values[f.name] is None else f.type) for f in table.schema]
+    return pa.schema(fields)
+
+
+def _model(scorer: Scorer) -> str:
+    return str(scorer.to_table().get("model", ""))
+
+
+def _name(record: Record) -> str:
+    return Path(record["file_name"]).stem
+
+
+def _add(total: Report, report: Report) -> None:
+    total.total += report.total
+    total.done += report.done
+    total.failed += report.failed
+    total.seconds += report.seconds
