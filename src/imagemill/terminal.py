@@ -65,7 +65,7 @@ class Meter:
         """Show how far a run is."""
         line = progress_line(report)
         if self._bar:
-            self._bar.update(0, completed=report.done + report.failed.total(), description=line)
+            self._bar.update(0, total=report.total, completed=report.done + report.failed.total(), description=line)
         elif time.monotonic() - self._last >= _LINE_EVERY:
             self._last = time.monotonic()
             self._terminal.say(line)

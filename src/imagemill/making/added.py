@@ -40,10 +40,12 @@ def check_step(dataset: Dataset, step: Mapping[str, Any], job: Mapping[str, Any]
     taken = {name for other in job["steps"][1:] for name in blanks_of(other)}
     for name, blank in blanks.items():
         problem = ""
-        if name in {*RECORD_KEYS, *SOURCE_KEYS, *MADE_KEYS, *(SOURCE_IMAGES if "source_sha256" in first else ())}:
+        if name in RECORD_KEYS:
             problem = "says how an image was made"
         elif safe_column(name) != name:
             problem = "means something else to `load_dataset`"
+        elif name in {*SOURCE_KEYS, *MADE_KEYS, *(SOURCE_IMAGES if "source_sha256" in first else ())}:
+            problem = "says how an image was made"
         elif name in taken:
             problem = "is filled by another step already"
         elif name in first and first[name] != blank:

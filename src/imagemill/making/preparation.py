@@ -25,9 +25,9 @@ from imagemill.making.fitting import check_requests, complete, left_out, unguide
 from imagemill.making.intake import place_of, table_name, unreadable, with_pictures
 from imagemill.making.parameters import split_parameters
 from imagemill.models.base import Model, ModelInfo, find_model
-from imagemill.output import Output
+from imagemill.output import Output, recipe_of, record_of
 from imagemill.plan import Plan
-from imagemill.records import Maker, Row, Size
+from imagemill.records import Maker, Record, Request, Row, Size
 from imagemill.tables import Table, read_table
 from imagemill.tables.columns import PictureTable, TableOptions
 from imagemill.tables.pictures import base_of
@@ -74,9 +74,9 @@ class Making(TableOptions):
         del rows, known, workers
         return {}
 
-    def quota(self, plan: Plan, known: Sequence[Mapping[str, Any]], workers: int) -> Quota | None:
-        """What images must be to be kept; `known` are the later steps of the job as it was written down before."""
-        del plan, known, workers
+    def quota(self, expected: Record, known: Sequence[Mapping[str, Any]], workers: int) -> Quota | None:
+        """What images must be to be kept; `expected` is a record of one, `known` the later steps of the job so far."""
+        del expected, known, workers
         return None
 
     def described(self, rows: Sequence[Row], step: Mapping[str, Any], folder: Path, executor: Local) -> list[Row]:
@@ -137,6 +137,11 @@ class Prepared:
         calls = sum(-(-len(list(group)) // self.info.batch_size) for _, group in same)
         return round(calls * self.pending / len(self.plan))
 
+    def expected_record(self) -> Record:
+        """A record as the images will have: its columns, each with a value of its type."""
+        first = next(request for request in self.plan.requests() if not request.original or len(self.plan) == 1)
+        return {**_expected(first, self.output), **self.output.later_columns}
+
     @property
     def pending(self) -> int:
         """Images still to be made."""
@@ -183,7 +188,6 @@ def prepare(
     unused = unused_of(info)
     plan = Plan(rows, options, sampling, unused, info.guided_above)
     check_requests(operator.component_name(), plan, info)
-    quota = options.quota(plan, found["steps"][1:] if found else (), executor.workers)
     maker = Maker(info.name, info.revision, model.to_table())
     job = _job(table_name(source), read, options, {**sampling.to_table(), **further}, plan, maker, info)
     if found:
@@ -191,6 +195,8 @@ def prepare(
         job["input"]["table"] = found["input"]["table"]
         # Columns that were added since.
         job["steps"] += found["steps"][1:]
+    written = output_of(folder, maker, job, info)
+    quota = options.quota(_expected(next(plan.requests()), written), job["steps"][1:], executor.workers)
     for scored in quota.steps if quota else ():
         if not (found and check_step(Dataset(folder), scored, found)):
             job["steps"].append(scored)
@@ -201,7 +207,7 @@ def prepare(
         quota=quota,
         model=model,
         info=info,
-        output=output_of(folder, maker, job, info),
+        output=replace(written, later_columns=later_columns(job)),
         job=job,
         found=found,
         counts=Dataset(folder).counts() if found else None,
@@ -240,6 +246,33 @@ def output_of(
         later_columns=later_columns(job),
         batch_sizes=batch_sizes or {},
     )
+
+
+def _expected(request: Request, output: Output) -> Record:
+    """A record as the images of a job will have when they are made."""
+    edited = {"input_images_file_names": [""]} if output.several else {}
+    kinds: dict[str, dict[str, Any]] = {
+        "augment": {"original": False},
+        "edit": {
+            "turn": 1,
+            "edit_prompt": "",
+            "input_image_file_name": "",
+            "edited_image_file_name": "",
+            **edited,
+            **({"mask_file_name": ""} if request.mask else {}),
+            "difference": 0.0,
+            "changed_area": 0.0,
+            "no_op": False,
+        },
+    }
+    sources = {"strength": 0.0, "source_sha256": [""]} if request.images or output.operator in kinds else {}
+    return {
+        **record_of(f"{request.name}.png", recipe_of(request, output.maker, 1), ""),
+        **sources,
+        **kinds.get(output.operator, {}),
+        **output.model_columns,
+        **request.columns,
+    }
 
 
 def local_executor(workers: int, devices: str) -> Local:

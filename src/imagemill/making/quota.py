@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagemill.annotate import annotate
 from imagemill.committing import Progress, Report
@@ -26,6 +26,9 @@ from imagemill.produce import pending_requests, produce
 from imagemill.records import NO_SEED, Record, Request
 from imagemill.scorers.base import Scorer
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 TRIES_FILE = "tries.jsonl"
 """In `.imagemill`: the records of images that were not accepted, each with its part and the reason."""
 
@@ -42,15 +45,20 @@ class Quota:
 
 
 def find_quota(
-    accept: str, max_tries: int, scorers: Sequence[str], plan: Plan, known: Sequence[Mapping[str, Any]], workers: int
+    accept: str,
+    max_tries: int,
+    scorers: Sequence[str],
+    expected: Record,
+    known: Sequence[Mapping[str, Any]],
+    workers: int,
 ) -> Quota:
-    """Check what is to be accepted, and find what scores it; `known` are the later steps of the job as it stands.
+    """Check what is to be accepted, and find what scores it.
 
+    `expected` is a record as images will have, `known` are the later steps of the job as it stands.
     Raises UsageError for an expression that cannot be right.
     """
     expression = Expression.parse(accept)
-    first = next(plan.requests())
-    record = {"file_name": f"{first.name}.png", **first.recipe, "tries": 1, **first.columns}
+    record = {**expected, "tries": 1}
     chosen = find_scorers(list(scorers) or _scorers_of(expression.columns, record), {})
     resolved, steps = [], []
     for name, scorer in chosen:
@@ -59,7 +67,7 @@ def find_quota(
         scorer = scorer.resolve(before[0]["model_parameters"] if before else {}, workers)  # noqa: PLW2901
         resolved.append(scorer)
         steps.append(step_of(name, scorer))
-    expression.check(_schema(record, steps))
+    expression.check(schema_of(record, _blanks(steps)))
     return Quota(expression, max_tries, tuple(resolved), tuple(steps))
 
 
@@ -157,7 +165,7 @@ def _refused(dataset: Dataset, quota: Quota, groups: Sequence[Mapping[str, Any]]
         records = [record for record in part.records() if not any(journal.is_pending(record) for journal in journals)]
         if not records:
             continue
-        schema = _schema(records[0], quota.steps)
+        schema = schema_of(records[0], _blanks(quota.steps))
         table = pa.Table.from_pylist([{name: record.get(name) for name in schema.names} for record in records], schema)
         for record, accepted in zip(records, quota.accept.mask(table).to_pylist(), strict=True):
             if not accepted:
@@ -191,14 +199,18 @@ def _scorers_of(columns: Sequence[str], record: Record) -> list[str]:
     return names
 
 
-def _schema(record: Record, steps: Iterable[Mapping[str, Any]]) -> Any:
-    """The columns of records with their types: a score is a number, whatever stands there now."""
+def schema_of(record: Record, blanks: Mapping[str, Any]) -> pa.Schema:
+    """The columns of records, and of those still to be added, with their types: a score is a number."""
     import pyarrow as pa
 
-    values = {**record, **{name: blank for step in steps for name, blank in blanks_of(step).items()}}
+    values = {**record, **blanks}
     table = pa.Table.from_pylist([values])
     fields = [pa.field(f.name, pa.float64() if values[f.name] is None else f.type) for f in table.schema]
     return pa.schema(fields)
+
+
+def _blanks(steps: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: blank for step in steps for name, blank in blanks_of(step).items()}
 
 
 def _model(scorer: Scorer) -> str:

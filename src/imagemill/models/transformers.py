@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from imagemill.devices import OnDevice, failure_of
-from imagemill.environment import cores, package_version
-from imagemill.errors import MissingExtra, ModelError, UsageError
-from imagemill.hub import Hub, check_weights, import_package, is_folder, license_of, revision_of, stamp_of
+from imagemill.devices import failure_of
+from imagemill.environment import cores
+from imagemill.hub import import_package, stamp_of
 from imagemill.images import upright
 from imagemill.models.base import DESCRIBE, Question, Reply, TextInfo, TextModel
+from imagemill.pretrained import LocalModel, Pretrained, conversation, load
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "README.md"]
-_WEIGHTS = ["*.safetensors"]
 _NUCLEUS = 0.9
 """Different replies are drawn from the likeliest words that together are so likely, as BLIP's authors do."""
 _CONTINUES = {"blip", "git"}
 """Kinds of models that take a prompt for the beginning of what they say."""
 
 
-class Captioner(OnDevice, TextModel):
+class Captioner(LocalModel, TextModel):
     """A model of transformers in a folder."""
 
     max_new_tokens: int = Field(64, ge=1, le=8192)
@@ -41,26 +37,9 @@ class Captioner(OnDevice, TextModel):
     caption_batch_size: int = Field(8, ge=1, exclude=True)
     """Images described in one pass, fewer where memory demands it; not written down."""
 
-    @abstractmethod
-    def folder(self, weights: bool = True) -> Path:
-        """The folder with `config.json`, perhaps without weights; raises UsageError when there is none."""
-
-    @abstractmethod
-    def model_name(self) -> str:
-        """As datasets say it."""
-
     def info(self) -> TextInfo:
         """Read what the folder says of itself."""
-        folder = self.folder(weights=False)
-        return TextInfo(self.model_name(), revision_of(folder), license_of(folder))
-
-    def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
-        """Also check that the device is there."""
-        left = [name for name in type(self).model_fields if getattr(self, name) == "auto"]
-        chosen = {**(self.suitable(workers) if set(left) - set(known) else {}), **known}
-        resolved = self.model_copy(update={name: chosen[name] for name in left})
-        resolved.check_device()
-        return resolved
+        return TextInfo(*self.described())
 
     def ready(self, workers: int) -> None:
         """It needs nothing more."""
@@ -74,48 +53,8 @@ class Captioner(OnDevice, TextModel):
         yield from _engine_of(self).answer(questions)
 
 
-class Transformers(Captioner):
+class Transformers(Pretrained, Captioner):
     """Any image-to-text or image-text-to-text model that transformers loads."""
-
-    model: str
-    """A folder in transformers' format, or the id of one on the Hugging Face hub."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub; resolved to a commit, which is kept for the whole column."""
-    hf_cache_dir: str | None = Field(None, exclude=True)
-    """Folder for what comes from the hub, instead of the one in `HF_HOME`; not written down."""
-    offline: bool = Field(False, exclude=True)
-    """Do not ask the hub; what is not in the cache is an error. Not written down."""
-
-    def resolve(self, known: Mapping[str, Any], workers: int) -> Self:
-        """Also pin the revision; what an earlier run pinned stays."""
-        revision = self.revision or known.get("revision")
-        if not is_folder(self.model):
-            revision = Hub(self.hf_cache_dir, self.offline).commit(self.model, revision)
-        return super().resolve(known, workers).model_copy(update={"revision": revision})
-
-    def folder(self, weights: bool = True) -> Path:
-        """The folder itself, or the hub's copy in the cache; no weights in it may be a pickle."""
-        path = Path(self.model)
-        if not is_folder(self.model):
-            # Folders below hold the same weights in other formats.
-            which = {"allow_patterns": [*_FILES, *(_WEIGHTS if weights else ())], "ignore_patterns": ["*/*"]}
-            hub = Hub(self.hf_cache_dir, self.offline)
-            path = hub.fetched(import_package("huggingface_hub").snapshot_download, self.model, self.revision, **which)
-        if not (path / "config.json").is_file():
-            raise UsageError(f"`{self.model}` holds no transformers model: no config.json", "name its folder")
-        if is_folder(self.model) and self.revision not in (None, found := revision_of(path)):
-            raise UsageError(f"`{self.model}` is now `{found}`, not `{self.revision}`", "bring that one back")
-        check_weights(path)
-        if weights and not any(path.glob("*.safetensors")):
-            raise UsageError(
-                f"`{self.model}` has no weights in the format safetensors",
-                "take another revision, such as one of its pull requests: `--revision refs/pr/1`",
-            )
-        return path
-
-    def model_name(self) -> str:
-        """The folder or id as given."""
-        return self.model
 
 
 _LOADED: dict[tuple[Any, ...], _Engine] = {}
@@ -128,45 +67,8 @@ def _engine_of(options: Captioner) -> _Engine:
     key = (options, stamp_of(folder))
     if key not in _LOADED:
         _LOADED.clear()
-        _LOADED[key] = _load(options, folder)
+        _LOADED[key] = _Engine(*load(options, folder, "AutoModelForImageTextToText"), options)
     return _LOADED[key]
-
-
-def _load(options: Captioner, folder: Path) -> _Engine:
-    """Load a model onto its device; raises UsageError and ModelError."""
-    torch, transformers = import_package("torch"), import_package("transformers")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    if isinstance(options.threads, int):
-        torch.set_num_threads(options.threads)
-    # Said outright, or a terminal would be asked whether code may run.
-    common = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        processor = transformers.AutoProcessor.from_pretrained(folder, **common)
-        model, loaded = transformers.AutoModelForImageTextToText.from_pretrained(
-            folder, use_safetensors=True, dtype=getattr(torch, options.dtype), output_loading_info=True, **common
-        )
-        _check_whole(processor, model, loaded["missing_keys"])
-        return _Engine(processor, model.to(options.device).eval(), options)
-    except Exception as error:  # a damaged file, an absent package, a device without memory: each has its own class
-        name, text = options.model_name(), " ".join(str(error).split())
-        if "trust_remote_code" in text:
-            raise UsageError(f"`{name}` brings code of its own, which is not run", "take another model") from error
-        if "torchvision" in text.lower() and not package_version("torchvision"):
-            raise MissingExtra("torchvision", "torchvision") from error
-        raise ModelError(f"`{name}` cannot be loaded: {text[:500]}", "see `imagemill doctor`") from error
-
-
-def _check_whole(processor: Any, model: Any, absent: Iterable[str]) -> None:
-    """Raise ValueError where transformers has made up what a folder does not hold, and would go on."""
-    if absent:
-        raise ValueError(f"its weights lack {', '.join(sorted(absent)[:3])}")
-    if not hasattr(processor, "tokenizer"):
-        raise ValueError("its folder has no processor for images and texts together")
-    # The model may have room for more words than there are, not for so many.
-    known, words = len(processor.tokenizer), getattr(model.config.get_text_config(decoder=True), "vocab_size", 0)
-    if known < words / 2:
-        raise ValueError(f"its tokenizer has {known:,} words and the model {words:,}: a file is absent")
 
 
 class _Engine:
@@ -242,14 +144,9 @@ class _Engine:
         """Images and text as the model takes them: a conversation where it has a template for that."""
         options: dict[str, Any] = {"return_tensors": "pt", "padding": True}
         if getattr(self._processor, "chat_template", None):
-            content = [*({"type": "image"} for _ in pictures[0]), {"type": "text", "text": prompt or DESCRIBE}]
-            said = [{"role": "user", "content": content}]
-            text = str(self._processor.apply_chat_template(said, add_generation_prompt=True))
-            begins = self._processor.tokenizer.bos_token
-            if begins and text.startswith(begins):
-                options["add_special_tokens"] = False
+            text, reading = conversation(self._processor, prompt or DESCRIBE, len(pictures[0]))
             images = [list(found) for found in pictures] if pictures[0] else None
-            inputs = self._processor(text=[text] * len(pictures), images=images, **options)
+            inputs = self._processor(text=[text] * len(pictures), images=images, **options, **reading)
         else:
             if len(pictures[0]) != 1:
                 raise ValueError(f"it takes one image at a time, not {len(pictures[0])}")

@@ -14,12 +14,11 @@ from imagemill.errors import UsageError
 from imagemill.making.execution import make
 from imagemill.making.preparation import Making
 from imagemill.models.base import ModelInfo
-from imagemill.records import Sampling
+from imagemill.records import Record, Sampling
 from imagemill.tables.columns import PromptTable
 
 if TYPE_CHECKING:
     from imagemill.making.quota import Quota
-    from imagemill.plan import Plan
 
 _TRIES = 10
 
@@ -53,14 +52,14 @@ class Generate(Sampling, PromptTable, Making):
             raise ValueError("`until`, `max_tries` and `score` need `accept`: what is an image to be?")
         return self
 
-    def quota(self, plan: Plan, known: Sequence[Mapping[str, Any]], workers: int) -> Quota | None:
+    def quota(self, expected: Record, known: Sequence[Mapping[str, Any]], workers: int) -> Quota | None:
         """What images must be to be accepted."""
         from imagemill.making.quota import find_quota
 
         if not (self.accept and self.max_tries):
             return None
         scorers = self.score.split(",") if self.score else []
-        return find_quota(self.accept, self.max_tries, scorers, plan, known, workers)
+        return find_quota(self.accept, self.max_tries, scorers, expected, known, workers)
 
     def check_model(self, info: ModelInfo) -> None:
         """Refuse a model that only changes pictures."""

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 _LONGER_SIDE = 512
 """Pixels at which pictures are compared in sharpness."""
 _FLAT = 0.01
-_DECIMALS = 6
-"""That no order of summing changes."""
 
 
 class Quality(Scorer):
@@ -47,9 +45,9 @@ def _measured(image: Image.Image) -> dict[str, Any]:
     levels = np.asarray(luma)
     spread = max(float(channels[..., channel].std()) for channel in range(3)) / 255
     return {
-        "sharpness": round(_sharpness(luma), _DECIMALS),
-        "brightness": round(float(levels.mean()) / 255, _DECIMALS),
-        "contrast": round(float(levels.std()) / 255, _DECIMALS),
+        "sharpness": _sharpness(luma),
+        "brightness": float(levels.mean()) / 255,
+        "contrast": float(levels.std()) / 255,
         "flat": spread <= _FLAT,
     }
 
