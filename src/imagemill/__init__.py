@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from imagemill.operators.augment import augment
     from imagemill.operators.caption import caption
     from imagemill.operators.edit import edit
+    from imagemill.operators.export import export
     from imagemill.operators.generate import generate
     from imagemill.operators.score import score
+    from imagemill.operators.select import select
     from imagemill.reproduction import Reproduction, reproduce
 
 __all__ = [
@@ -39,10 +41,12 @@ __all__ = [
     "augment",
     "caption",
     "edit",
+    "export",
     "generate",
     "reproduce",
     "retry",
     "score",
+    "select",
     "verify",
 ]
 
@@ -55,8 +59,10 @@ _HOMES = {
     "augment": "operators.augment",
     "caption": "operators.caption",
     "edit": "operators.edit",
+    "export": "operators.export",
     "generate": "operators.generate",
     "score": "operators.score",
+    "select": "operators.select",
     "retry": "making.retrying",
     "verify": "dataset.verify",
 }

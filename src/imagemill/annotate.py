@@ -72,7 +72,7 @@ def annotate(
         raise
     unanswered = report.total - report.done - report.failed.total()
     for journal in journals:
-        journal.settle(ended=not unanswered)
+        journal.settle()
     if unanswered:
         raise ModelError(
             f"the model ended and left {unanswered:,} of {report.total:,} images without a result",
@@ -123,4 +123,6 @@ class _Committer(Committer[Annotation]):
                     self.report.done += 1
                 else:
                     self.report.failed[annotation.reason] += 1
-            journal.complete(number for number in {annotation.part for annotation in own} if not left[number])
+            complete = [number for number in {annotation.part for annotation in own} if not left[number]]
+            if complete:
+                journal.complete(complete)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from imagemill.environment import package_version
 from imagemill.errors import MissingExtra, ModelError, UsageError
 from imagemill.hub import Hub, check_weights, import_package, is_folder, license_of, revision_of
 
+_LOADING = threading.Lock()
 _FILES = ["*.json", "*.jinja", "*.txt", "*.model", "README.md"]
 _WEIGHTS = ["*.safetensors"]
 
@@ -108,6 +110,12 @@ def load(
 
     Raises UsageError and ModelError.
     """
+    # Several scorers load at once, each in its thread, and what transformers imports late is not made for that.
+    with _LOADING:
+        return _loaded(options, folder, task, reader)
+
+
+def _loaded(options: LocalModel, folder: Path, task: str, reader: str) -> tuple[Any, Any]:
     torch, transformers = import_package("torch"), import_package("transformers")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

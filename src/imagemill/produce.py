@@ -16,7 +16,7 @@ from typing import Any
 
 from imagemill.committing import Committer, Progress, Report
 from imagemill.dataset.calls import Calls
-from imagemill.dataset.card import write_card
+from imagemill.dataset.card import scores_of, write_card
 from imagemill.dataset.files import make_folder, sync_folder, write_file
 from imagemill.dataset.folder import Dataset, failure_line
 from imagemill.derived import continued, edit_columns, keep_original
@@ -216,6 +216,7 @@ class _Committer(Committer[_Outcome]):
         super().__init__(report, progress)
         self._dataset = dataset
         self._left = left
+        self._typed = bool(scores_of(dataset.job))
 
     def commit(self, finished: list[_Outcome]) -> None:
         """Records and failures, in one write each, and what is complete by them."""
@@ -233,6 +234,9 @@ class _Committer(Committer[_Outcome]):
                 sync_folder(part.folder)
                 part.append(records)
                 self.report.done += len(records)
+                if self._typed:
+                    # It tells readers which state of the dataset this is.
+                    write_card(self._dataset)
             self._left[number] -= sum(outcome.part == number for outcome in finished)
             if self._left[number] == 0:
                 # A retry ends before what an interrupted run has left in the part.

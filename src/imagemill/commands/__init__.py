@@ -9,14 +9,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "edit": ("generate", "pictures and instructions become edited pictures"),
     "caption": ("caption", "say in a column of a dataset what is in its images"),
     "score": ("score", "fill columns of a dataset with scores of its images"),
+    "select": ("select", "keep the images of a dataset that pass: a smaller one, by hard links"),
+    "export": ("export", "write a dataset as other tools read it, load it back and compare"),
     "status": ("datasets", "how far a dataset is"),
     "retry": ("generate", "make failed requests again"),
     "verify": ("datasets", "check every promise of a dataset again"),
     "reproduce": ("datasets", "make images again from their records and say how equal they are"),
+    "report": ("report", "a dataset on one page: counts, scores, samples, prompts, near-duplicates"),
     "sheet": ("datasets", "put images with their prompts on one picture"),
     "serve": ("serve", "an image API on this machine, for OpenAI's and Hugging Face's clients"),
     "models": ("models", "what can make images, and its parameters"),
     "scorers": ("models", "what can score images, and its parameters"),
+    "layouts": ("models", "how datasets can be exported, and the parameters"),
     "doctor": ("models", "what this machine can run, and why not"),
 }
 """The module of each command and what it does."""

@@ -1,4 +1,4 @@
-"""Commands that tell what can make images and score them, and where."""
+"""Commands that tell what can make, score and export images, and where."""
 
 from __future__ import annotations
 
@@ -46,6 +46,15 @@ def scorers(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON; for one scorer, its JSON Schema")
     parsed = parse(parser, arguments)
     return _told(Terminal(parsed.quiet, parsed.json), "scorers", parsed.name)
+
+
+def layouts(arguments: Sequence[str]) -> int:
+    """List layouts, or show one."""
+    parser = command_parser("layouts")
+    parser.add_argument("name", nargs="?", help="one layout: its parameters")
+    parser.add_argument("--json", action="store_true", help="print JSON; for one layout, its JSON Schema")
+    parsed = parse(parser, arguments)
+    return _told(Terminal(parsed.quiet, parsed.json), "layouts", parsed.name)
 
 
 def _told(terminal: Terminal, kind: str, name: str | None) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagemill.dataset.files import write_file
+from imagemill.dataset.files import encode_lines, write_file
 from imagemill.records import NO_SEED, Record, columns_of, files_of
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6
 
 _FEW = 3
 """Images among which no kind of file may be the most frequent one."""
+
+_TYPED = 100
+"""Records that tell the types of the columns."""
+_NAMES = {"double": "float64"}
+"""Types as Arrow and Hugging Face name them, where they differ."""
 
 _MEANINGS = {
     "file_name": "the image, relative to the metadata file",
@@ -39,6 +46,7 @@ _MEANINGS = {
     "batch_size": "images that shared a forward pass; decides the last bits",
     "sha256": "of the file",
     "revised_prompt": "what the server says it has drawn instead; empty when it says nothing",
+    "tries": "how many images were drawn for it, this one with them; the others were not accepted",
     "redrawn": "seeds given up because their image was faulty or blocked",
     "dropped_tokens": "tokens at the prompt's end that the model did not read",
     "strength": "how much of the source could change, from 0 to 1; 0 where the model takes none",
@@ -103,7 +111,7 @@ annotations_creators:
 - machine-generated
 size_categories:
 - {next((label for limit, label in _SIZES if counts.done < limit), "10M<n<100M")}
-{_configs(dataset) if counts.done <= _FEW and not counts.pending else ""}---
+{_reading(dataset, counts)}---
 
 # {name}
 
@@ -124,7 +132,7 @@ dataset = load_dataset("path/to/this/folder", split="train")
 ## Counts
 
 {_counts(counts)}
-
+{_selected(job["steps"])}
 ## Columns
 
 {_columns(first, job["steps"][1:])}
@@ -133,6 +141,56 @@ dataset = load_dataset("path/to/this/folder", split="train")
 
 {_synthetic(step)} {_marking(step)}
 {_license(job["input"]["table"], step)}
+"""
+
+
+def scores_of(job: Mapping[str, Any]) -> list[str]:
+    """The columns of a job that hold a number or null."""
+    return [name for step in job["steps"][1:] for name in step.get("scores", ())]
+
+
+def _reading(dataset: Dataset, counts: Counts) -> str:
+    """What readers must be told to see the images and their columns as they are; nothing where they see that."""
+    scores = scores_of(dataset.job)
+    if scores and counts.done:
+        return _typed(dataset, scores)
+    return _configs(dataset) if counts.done <= _FEW and not counts.pending else ""
+
+
+def _typed(dataset: Dataset, scores: Sequence[str]) -> str:
+    """Tell the types of all columns: a part without a single score would tell that they are of none.
+
+    Then `load_dataset` knows what it has cached by these lines alone; the description says which state this is.
+    """
+    import pyarrow as pa
+    import pyarrow.json
+
+    part = next(part for part in dataset.parts if part.records())
+    schema = pyarrow.json.read_json(pa.BufferReader(encode_lines(part.records()[:_TYPED]))).schema
+    lines = []
+    for field in schema:
+        name, kind = field.name, "float64" if field.name in scores else _NAMES.get(str(field.type), str(field.type))
+        if name.endswith("file_name"):
+            name, kind = name.removesuffix("file_name").rstrip("_") or "image", "image"
+        elif name.endswith("file_names"):
+            name, kind = name.removesuffix("file_names").rstrip("_") or "images", "list<item: image>"
+        listed = re.fullmatch(r"list<\w+: (.*)>", kind)
+        lines += [f"  - name: {json.dumps(name)}"]
+        lines += [f"    list: {_NAMES.get(listed[1], listed[1])}" if listed else f"    dtype: {kind}"]
+    parts = dataset.parts
+    state = [[part.name, dataset.seals.get(part.name) or part.metadata.stat().st_size] for part in parts]
+    kinds = sorted({Path(file).suffix for part in parts for record in part.records() for file in files_of(record)})
+    paths = "\n".join(f"    - images/*/*{kind}" for kind in kinds)
+    return f"""configs:
+- config_name: default
+  description: {hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]}
+  data_files:
+  - split: train
+    path:
+    - images/*/metadata.jsonl
+{paths}
+  features:
+{chr(10).join(lines)}
 """
 
 
@@ -188,8 +246,8 @@ def _again(first: Record | None, step: dict[str, Any]) -> str:
 again, out of the sources in `.imagemill/sources`."""
     if first and first["seed"] == NO_SEED:
         return "Every parameter stands in `job.toml`. The model takes no seed: no image can be made again as it is."
-    return """Every parameter stands in `job.toml`, and every record says all that is needed to make its image again:
-`imagemill reproduce . prompt_0_image_0`."""
+    return f"""Every parameter stands in `job.toml`, and every record says all that is needed to make its image again:
+`imagemill reproduce . {Path(first["file_name"]).stem if first else "prompt_0_image_0"}`."""
 
 
 def _counts(counts: Counts) -> str:
@@ -203,6 +261,20 @@ def _counts(counts: Counts) -> str:
         f"| still to make | {counts.pending:,} |",
     ]
     return "\n".join(["| what | number |", "|---|---|", *rows])
+
+
+def _selected(steps: Sequence[Mapping[str, Any]]) -> str:
+    """What selections have left out; empty where there were none."""
+    rows = [
+        f"| {step['source']} | {count:,} | `{kind.replace('|', chr(92) + '|')}` |"
+        for step in steps
+        if step["operator"] == "select"
+        for kind, count in step["left_out"].items()
+    ]
+    if not rows:
+        return ""
+    table = "\n".join(["| selected from | images left out | because of |", "|---|---|---|", *rows])
+    return f"\n{table}\n\n`.imagemill/left_out.jsonl` lists each image that the last selection left out.\n"
 
 
 def _columns(record: Record | None, later: Sequence[Mapping[str, Any]]) -> str:

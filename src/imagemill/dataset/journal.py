@@ -55,10 +55,6 @@ class ColumnJournal:
         self.failures_file = self._folder / f"{name}-failures.jsonl"
         self._known: defaultdict[int, dict[str, Annotation]] = defaultdict(dict)
         """What is journaled, by part and name."""
-        self._complete: set[int] = set()
-        """Parts whose images have all been looked at."""
-        self._untyped: dict[int, set[str]] = {}
-        """Columns of parts that hold nothing but null: readers of the dataset take a column's type from any part."""
 
     def failures(self) -> list[dict[str, Any]]:
         """The images that were tried in vain and have no value: name, part, reason, message."""
@@ -73,11 +69,10 @@ class ColumnJournal:
         known = self._known[part].get(Path(record["file_name"]).stem)
         return self.is_pending(record) and (known is None or known.sha256 != record["sha256"])
 
-    def settle(self, ended: bool = False) -> Counter[int]:
+    def settle(self) -> Counter[int]:
         """Write what is journaled into the records, blank values where nothing is; count by part what is pending.
 
-        Afterwards the records of all parts have the same columns, and complete parts are sealed. Scores stay in the
-        journal until every part has one, or all images have been looked at (`ended`).
+        Afterwards the records of all parts have the same columns, and complete parts are sealed.
         """
         if self._folder.is_dir():
             for leftover in self._folder.glob(".*.tmp"):
@@ -86,14 +81,11 @@ class ColumnJournal:
         for line in read_lines(self._path):
             annotation = _read(line)
             self._known[annotation.part][annotation.name] = annotation
-        parts = self._dataset.parts
-        self._untyped = {part.number: self._without_type(part) for part in parts}
-        written = {part.number for part in parts} if ended or not any(self._untyped.values()) else set()
         failed = {line["name"]: line for line in self.failures()}
         pending: Counter[int] = Counter()
         still = []
-        for part in parts:
-            self._write(part, self._known.pop(part.number, {}) if part.number in written else {})
+        for part in self._dataset.parts:
+            self._write(part, self._known.pop(part.number, {}))
             if not part.sealed and part.complete:
                 part.seal()
             open_records = [record for record in part.records() if self.is_open(part.number, record)]
@@ -113,7 +105,6 @@ class ColumnJournal:
             if annotation.reason is None:
                 values.append(_line(annotation))
                 self._known[annotation.part][annotation.name] = annotation
-                self._untyped[annotation.part] -= _typed(annotation)
             else:
                 names = ("name", "part", "reason", "message")
                 failures.append({name: getattr(annotation, name) for name in names})
@@ -122,25 +113,11 @@ class ColumnJournal:
                 append_lines(path, lines)
 
     def complete(self, parts: Iterable[int]) -> None:
-        """Write the values of parts whose images have all been looked at, as soon as every part's columns are typed."""
-        self._complete |= set(parts)
-        if self._complete and not any(self._untyped.values()):
-            for number in sorted(self._complete):
-                self._write(self._dataset.part(number), self._known.pop(number, {}))
-            self._complete.clear()
-            self._keep_known()
-
-    def _without_type(self, part: Part) -> set[str]:
-        """The columns of a part that hold nothing but null, with what is journaled."""
-        left = {name for name, blank in self._blanks.items() if blank is None}
-        records = part.records() if left else []
-        if not records:
-            return set()
-        for record in records:
-            left -= {name for name in left if record.get(name) is not None}
-        for annotation in self._known[part.number].values():
-            left -= _typed(annotation)
-        return left
+        """Write the values of parts whose images have all been looked at."""
+        for number in sorted(parts):
+            self._write(self._dataset.part(number), self._known.pop(number, {}))
+        self._keep_known()
+        write_card(self._dataset)
 
     def _write(self, part: Part, annotations: Mapping[str, Annotation]) -> None:
         """Write values into the records of a part, atomically; does nothing when they stand there."""
@@ -177,10 +154,6 @@ class ColumnJournal:
         else:
             with explained(path):
                 path.unlink(missing_ok=True)
-
-
-def _typed(annotation: Annotation) -> set[str]:
-    return {name for name, value in annotation.columns.items() if value is not None}
 
 
 def _line(annotation: Annotation) -> dict[str, Any]:

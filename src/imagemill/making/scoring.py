@@ -15,7 +15,7 @@ from imagemill.annotate import Item
 from imagemill.component import find_component
 from imagemill.dataset.journal import Annotation
 from imagemill.environment import cores
-from imagemill.errors import UsageError, did_you_mean
+from imagemill.errors import ImagemillError, ModelError, UsageError, did_you_mean
 from imagemill.executors.base import Sink
 from imagemill.images import upright
 from imagemill.scorers.base import Scored, Scorer, Seen, find_scorer
@@ -82,14 +82,16 @@ def score_images(scorers: Sequence[Scorer], work: Iterable[Sequence[Item]], sink
     """Decode each image once and hand it to the scorers, each in a thread of its own. This is what a worker does."""
     feeds: list[queue.Queue[Seen | None]] = [queue.Queue(_AHEAD) for _ in scorers]
     waiting: list[dict[Path, Item]] = [{} for _ in scorers]
-    errors: list[BaseException] = []
+    errors: list[ImagemillError] = []
 
     def run(group: int) -> None:
         try:
             for scored in scorers[group].score(iter(feeds[group].get, None)):
                 sink(_annotation(waiting[group].pop(scored.seen.path), scored, group))
-        except BaseException as error:  # noqa: BLE001 - raised again where the scorers are waited for
-            errors.append(error)
+        except Exception as error:  # noqa: BLE001 - raised again where the scorers are waited for
+            stopped = ModelError(f"`{scorers[group].component_name()}` stopped: {type(error).__name__}: {error}")
+            stopped.__cause__ = error
+            errors.append(error if isinstance(error, ImagemillError) else stopped)
             # Whoever feeds it must not wait for room.
             while feeds[group].get() is not None:
                 pass

@@ -1,0 +1,1 @@
+"""Ways to write a dataset for other tools: one a file, reached by name."""

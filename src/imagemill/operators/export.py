@@ -1,0 +1,338 @@
+"""A dataset is written in a layout that other tools read, loaded back and compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imagemill.component import Component
+from imagemill.dataset.card import render_card
+from imagemill.dataset.files import explained, make_folder, sync_folder
+from imagemill.dataset.folder import Dataset
+from imagemill.dataset.index import fingerprint, read_schema
+from imagemill.dataset.lock import locked
+from imagemill.errors import ImagemillError, LockedError, UsageError
+from imagemill.layouts.base import Content, Layout, Loaded, Picture, find_layout
+from imagemill.records import order_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MARK = ".imagemill-export.json"
+"""The file by which an export is known again; readers pass over its leading point."""
+
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+
+_SPLITS = ("train", "validation", "test")
+"""How readers order them; others follow."""
+
+
+class Export(Component):
+    """A dataset in a layout that other tools read: written, loaded back, compared, and only then there."""
+
+    layout: str
+    """How it is written, by name: `imagefolder`, `parquet`; see `imagemill layouts`."""
+
+
+class Stale(UsageError):
+    """The output is an earlier export of the same kind: from another dataset, or the dataset has changed since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An export that has been checked before anything is written."""
+
+    datasets: Mapping[str, Dataset]
+    """By split."""
+    layout: Layout
+    output: Path
+    schema: pa.Schema
+    mark: dict[str, Any]
+    """What it is an export of."""
+
+    @property
+    def images(self) -> dict[str, int]:
+        """By split."""
+        return {split: found["images"] for split, found in self.mark["splits"].items()}
+
+    @property
+    def done(self) -> bool:
+        """Whether the output is this export already."""
+        return _mark_of(self.output) == self.mark
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> Layout:
+    """The layout that parameters name, with its own; raises UsageError."""
+    options = Export.parse({name: value for name, value in parameters.items() if name in Export.model_fields})
+    return find_layout(
+        options.layout, {name: value for name, value in parameters.items() if name not in Export.model_fields}
+    )
+
+
+def prepare(source: Dataset | str | Path, output: str | Path, parameters: Mapping[str, Any]) -> Prepared:
+    """Check what there is to export, how and where; nothing is written.
+
+    Raises UsageError, Stale among them, and LockedError when another process is writing the dataset.
+    """
+    layout = check_parameters(parameters)
+    datasets = _datasets(source)
+    output = Path(output)
+    mark = {
+        "format": 1,
+        "layout": layout.component_name(),
+        "parameters": layout.to_table(),
+        "splits": {
+            split: {"images": len(dataset), "fingerprint": fingerprint(dataset)} for split, dataset in datasets.items()
+        },
+    }
+    _check_output(output, mark, datasets)
+    return Prepared(datasets, layout, output, _schema(datasets), mark)
+
+
+def execute(prepared: Prepared) -> None:
+    """Write, load back, compare and publish; the same call after any interruption begins again.
+
+    Raises OutOfSpace, and ImagemillError when what is loaded back differs; nothing is left then.
+    """
+    if prepared.done:
+        return
+    output = prepared.output.resolve()
+    work = output.with_name(f".{output.name}.tmp")
+    content = _content(prepared)
+    make_folder(output.parent)
+    with locked(work):
+        try:
+            _clear(work)
+            with explained(prepared.output):
+                prepared.layout.write(content, work)
+                (work / _MARK).write_text(json.dumps(prepared.mark, indent=1) + "\n")
+                _sync(work)
+            _compare(content, prepared.layout, work)
+            for split, dataset in prepared.datasets.items():
+                if fingerprint(dataset) != prepared.mark["splits"][split]["fingerprint"]:
+                    raise ImagemillError(
+                        f"`{dataset.folder}` has changed while it was exported", "give the same command again"
+                    )
+            with explained(prepared.output):
+                shutil.rmtree(work / ".imagemill")
+                work.rename(output)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+    sync_folder(output.parent)
+
+
+def export(dataset: Dataset | str | Path, layout: str, output: str | Path, **parameters: Any) -> Path:
+    """Write a dataset in a layout that other tools read, and return its folder.
+
+    `layout` is a name as `imagemill layouts` lists it, and `parameters` are its own; a folder of datasets, such as
+    `train` and `test`, becomes splits. What was written is loaded back and compared before it appears. The same call
+    again does nothing while the dataset is the same. Raises UsageError for anything that cannot be right, LockedError
+    and OutOfSpace.
+    """
+    prepared = prepare(dataset, output, {"layout": layout, **parameters})
+    execute(prepared)
+    return prepared.output
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """The images of a dataset in plan order, read anew each time."""
+
+    dataset: Dataset
+
+    def __iter__(self) -> Iterator[Picture]:
+        for part in self.dataset.parts:
+            for record in sorted(part.records(), key=lambda record: order_of(record["file_name"])):
+                yield Picture(part.folder / record["file_name"], record)
+
+
+def _datasets(source: Dataset | str | Path) -> dict[str, Dataset]:
+    """The datasets to export, by split; raises UsageError."""
+    if isinstance(source, Dataset):
+        found = {"train": source}
+    else:
+        folder = Path(source)
+        inside = sorted(path.parent.name for path in folder.glob("*/job.toml") if _is_dataset(path.parent))
+        if _is_dataset(folder) or not inside:
+            found = {"train": Dataset(folder)}
+        else:
+            order = [*(split for split in _SPLITS if split in inside), *inside]
+            found = {split: Dataset(folder / split) for split in dict.fromkeys(order)}
+    for split, dataset in found.items():
+        if not re.fullmatch(r"\w+", split, re.ASCII):
+            raise UsageError(f"`{dataset.folder}` cannot be a split of that name", "use letters, digits and `_`")
+        if dataset.writer:
+            raise LockedError(
+                f"`{dataset.folder}` is being written by {dataset.writer}", "wait until it has finished, or stop it"
+            )
+        if next(iter(dataset), None) is None:
+            raise UsageError(f"`{dataset.folder}` has no image yet", "generate some first")
+    return found
+
+
+def _is_dataset(folder: Path) -> bool:
+    """Whether a folder is one; a `job.toml` alone may also be a job file."""
+    return (folder / "job.toml").is_file() and (folder / ".imagemill").is_dir()
+
+
+def _check_output(output: Path, mark: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> None:
+    """Raise UsageError for an output that is something else."""
+    hint = "choose another output folder, or delete it"
+    if any(map(_is_dataset, [output.resolve(), *output.resolve().parents])):
+        raise UsageError(f"`{output}` is a dataset, or inside of one", "choose another output folder")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"`{output}` is a file", "choose another output folder")
+    before = _mark_of(output)
+    if before is None and output.is_dir() and any(output.iterdir()):
+        raise UsageError(f"`{output}` is not empty and holds no export", "choose another output folder")
+    if before is None or before == mark:
+        return
+    if before.get("layout") != mark["layout"]:
+        raise UsageError(f"`{output}` is in the layout `{before.get('layout')}`", hint)
+    if before.get("parameters") != mark["parameters"]:
+        raise UsageError(f"`{output}` was exported with other parameters: {_said(before.get('parameters'))}", hint)
+    folders = ", ".join(f"`{dataset.folder}`" for dataset in datasets.values())
+    raise Stale(f"`{output}` was exported from another dataset, or {folders} has changed since", hint)
+
+
+def _said(parameters: Any) -> str:
+    """Parameters as a user reads them."""
+    return ", ".join(f"`{name}` {value}" for name, value in (parameters or {}).items())
+
+
+def _mark_of(output: Path) -> dict[str, Any] | None:
+    """What a folder is an export of; None when it is none."""
+    try:
+        value = json.loads((output / _MARK).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _schema(datasets: Mapping[str, Dataset]) -> pa.Schema:
+    """The columns of all splits; raises UsageError when they are not the same."""
+    import pyarrow as pa
+
+    schemas = {split: read_schema(dataset) for split, dataset in datasets.items()}
+    (first, *others) = schemas
+    for split in others:
+        different = sorted(set(schemas[first].names) ^ set(schemas[split].names))
+        if different:
+            raise UsageError(
+                f"`{first}` and `{split}` have different columns: {', '.join(f'`{name}`' for name in different)}",
+                "fill the same columns in both",
+            )
+    try:
+        return pa.unify_schemas(list(schemas.values()))
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UsageError(f"the splits have columns of different types: {error}", "fill them in the same way") from None
+
+
+def _content(prepared: Prepared) -> Content:
+    front, text = _card(prepared)
+    whole = json.dumps(prepared.mark["splits"], sort_keys=True).encode()
+    return Content(
+        splits={split: _Pictures(dataset) for split, dataset in prepared.datasets.items()},
+        schema=prepared.schema,
+        front=front,
+        text=text,
+        fingerprint=hashlib.sha256(whole).hexdigest(),
+    )
+
+
+def _card(prepared: Prepared) -> tuple[str, str]:
+    """Front matter and text of the export's card, out of those of the datasets."""
+    cards = {split: render_card(dataset).split("---\n", 2) for split, dataset in prepared.datasets.items()}
+    _, front, _ = next(iter(cards.values()))
+    total = sum(prepared.images.values())
+    front = re.sub(r"^(configs|size_categories):\n([- ].*\n)*", "", front, flags=re.MULTILINE)
+    front += f"size_categories:\n- {next((label for limit, label in _SIZES if total < limit), '10M<n<100M')}\n"
+    lines = []
+    if len(cards) > 1:
+        lines = ["| split | images |", "|---|---|", *(f"| `{name}` | {n:,} |" for name, n in prepared.images.items())]
+        lines = ["\n".join(lines)]
+    sections = {split: _sections(card[2]) for split, card in cards.items()}
+    start, *_ = sections.values()
+    for title, own in start.items():
+        texts = {split: found.get(title, "") for split, found in sections.items()}
+        if title == "":
+            lines.insert(0, re.sub(r"^[\d,]+ images", f"{total:,} images", own, count=1, flags=re.MULTILINE))
+        elif len(set(texts.values())) == 1:
+            lines.append(f"## {title}\n\n{own}")
+        else:
+            each = (f"### {split}\n\n{found}" for split, found in texts.items() if found)
+            lines.append("\n\n".join([f"## {title}", *each]))
+    return front, "\n\n".join(lines) + "\n"
+
+
+def _sections(text: str) -> dict[str, str]:
+    """The sections of a dataset's card by title, without what they say of files that are not exported."""
+    parts = text.strip().replace(", files in `.imagemill/sources`", "").split("\n\n")
+    kept = [part for part in parts if not re.search(r"`job\.toml`|`\.imagemill/", part)]
+    first, *others = re.split(r"^## ", "\n\n".join(kept), flags=re.MULTILINE)
+    titled = (part.partition("\n") for part in others)
+    return {"": first.strip(), **{title: body.strip() for title, _, body in titled if body.strip()}}
+
+
+def _compare(content: Content, layout: Layout, folder: Path) -> None:
+    """Raise ImagemillError when what is read back is not what was exported."""
+    for split, pictures in content.splits.items():
+        for picture, loaded in zip_longest(pictures, layout.read(folder, split)):
+            if picture is None or loaded is None:
+                raise _different(f"`{split}` has {'more' if picture is None else 'fewer'} images than the dataset")
+            problem = _difference(picture, loaded)
+            if problem:
+                raise _different(f"`{picture.record['file_name']}` in `{split}`: {problem}")
+
+
+def _different(problem: str) -> ImagemillError:
+    return ImagemillError(f"what was written is not what was exported: {problem}", "nothing is left of it; try again")
+
+
+def _difference(picture: Picture, loaded: Loaded) -> str:
+    """What is not the same; raises ImagemillError when the dataset's own file is damaged."""
+    if loaded.record != picture.record or _types(loaded.record) != _types(picture.record):
+        names = {*picture.record, *loaded.record}
+        wrong = [name for name in names if repr(picture.record.get(name)) != repr(loaded.record.get(name))]
+        return f"the column `{min(wrong, default='')}` differs"
+    for name in picture.files:
+        data = picture.read(name)
+        if name == picture.record["file_name"] and hashlib.sha256(data).hexdigest() != picture.record["sha256"]:
+            raise ImagemillError(
+                f"`{picture.path}` is not the image that was made (sha256)",
+                "`imagemill verify --repair` gives up what is damaged",
+            )
+        if loaded.files.get(name) != data:
+            return f"the file `{name}` differs"
+    return ""
+
+
+def _types(record: Mapping[str, Any]) -> dict[str, type]:
+    return {name: type(value) for name, value in record.items()}
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an interrupted export has left."""
+    for path in folder.iterdir():
+        if path.name != ".imagemill":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _sync(folder: Path) -> None:
+    """Wait until everything is on disk; what is linked is there already."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            if path.stat().st_nlink == 1:
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        sync_folder(Path(place))

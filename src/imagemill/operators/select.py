@@ -1,0 +1,344 @@
+"""Some images of a dataset become a smaller one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from imagemill.component import Component, component_names
+from imagemill.dataset.folder import Dataset
+from imagemill.dataset.index import fingerprint, read_columns, read_schema
+from imagemill.errors import ImagemillError, SomeFailed, UsageError, did_you_mean
+from imagemill.expressions import Cause, Expression
+from imagemill.hashing import perceptual_hash, pixels_sha256
+from imagemill.making.intake import output_for
+from imagemill.records import SEED_LIMIT
+from imagemill.scorers.base import find_scorer
+from imagemill.selecting.choosing import Choice, KeepRows
+from imagemill.selecting.duplicates import equal, hashes_of, near, similar, vectors_of
+from imagemill.selecting.writing import write_selection
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_THRESHOLDS = {"perceptual": 4.0, "embedding": 0.95}
+_EMBEDDING = "embedding"
+_BASIC = ("prompt", "id", "sha256")
+
+
+class Select(Component):
+    """A smaller dataset: images that pass a question, without duplicates, the best, a sample, or splits of them."""
+
+    where: str = ""
+    """What is true of the images to keep, such as `alignment > 0.28 and image_nsfw < 0.1`."""
+    keep_rows: KeepRows | None = None
+    """Keep or leave out a table's row as a whole: when `any` or `all` of its images pass."""
+    deduplicate: Literal["exact", "perceptual", "embedding"] | None = None
+    """Keep one of images with equal pixels, similar perceptual hashes, or similar embeddings."""
+    threshold: float | None = None
+    """Bits of 64 that may differ [4] for `perceptual`; the least cosine [0.95] for `embedding`."""
+    top: int | None = Field(None, ge=1)
+    """Keep the best few by `by`."""
+    per: str | None = None
+    """Of each value of this column, such as `prompt`; without it, of all."""
+    by: str | None = None
+    """The column that says which image is better: for `top`, and for which of several duplicates is kept."""
+    ascending: bool = False
+    """In `by` a lower value is better."""
+    balance: str | None = None
+    """Keep equally many images of each value of this column."""
+    sample: int | None = Field(None, ge=1)
+    """Keep so many images, drawn by a hash of each one."""
+    split: str = ""
+    """Divide what is kept into datasets of their own, such as `train=0.9,test=0.1`; a prompt stays in one."""
+    seed: int = Field(0, ge=0, le=SEED_LIMIT - 1)
+    """Decides what `sample`, `balance` and `split` draw."""
+    keep_missing: bool = False
+    """Keep images without a value in a column that is asked for; they are the worst."""
+
+    def shares(self) -> dict[str, float]:
+        """The splits with their shares; raises UsageError."""
+        shares: dict[str, float] = {}
+        for item in self.split.split(",") if self.split else ():
+            found = re.fullmatch(r"\s*(\w+)\s*=\s*(\d*\.?\d+)\s*", item)
+            if not found or found[1] in shares or not float(found[2]):
+                raise UsageError(
+                    f"select: `split`: names with shares, each once, got: `{self.split}`", "write train=0.9,test=0.1"
+                )
+            shares[found[1]] = float(found[2])
+        if shares and abs(sum(shares.values()) - 1) > 1e-6:
+            raise UsageError(
+                f"select: `split`: the shares add up to {sum(shares.values()):g}, not 1", "write train=0.9,test=0.1"
+            )
+        return shares
+
+    def check(self) -> None:
+        """Raise UsageError for parameters that say nothing, or nothing together."""
+        self.shares()
+        asked = (self.where, self.deduplicate, self.top, self.balance, self.sample, self.split)
+        if not any(asked) and not self.by:
+            raise UsageError(
+                "select: nothing says what to keep", "give `where`, `top`, `deduplicate`, `balance`, `sample`, `split`"
+            )
+        needs = {
+            "by": (self.by, self.top or self.deduplicate, "`top` or `deduplicate`"),
+            "top": (self.top, self.by, "`by`"),
+            "per": (self.per, self.top, "`top`"),
+            "ascending": (self.ascending, self.by, "`by`"),
+            "keep_rows": (self.keep_rows, self.where or self.by, "`where`"),
+            "threshold": (
+                self.threshold,
+                self.deduplicate in _THRESHOLDS,
+                "`deduplicate` by `perceptual`, `embedding`",
+            ),
+        }
+        for name, (given, there, needed) in needs.items():
+            if given not in (None, False) and not there:
+                raise UsageError(f"select: `{name}` has no effect without {needed}", f"give {needed}, or leave it out")
+        if self.threshold is not None:
+            whole = self.deduplicate == "perceptual"
+            if not (0 <= self.threshold <= 16 and self.threshold.is_integer() if whole else 0 < self.threshold <= 1):
+                raise UsageError(
+                    f"select: `threshold`: must be {'a whole number of bits from 0 to 16' if whole else 'from 0 to 1'},"
+                    f" got: `{self.threshold:g}`",
+                    "leave it out for the usual one",
+                )
+
+    def limit(self) -> float | None:
+        """The threshold that holds."""
+        return _THRESHOLDS.get(self.deduplicate or "") if self.threshold is None else self.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A selection that has been checked as a whole, before any image is looked at."""
+
+    dataset: Dataset
+    options: Select
+    expression: Expression | None
+    schema: pa.Schema
+    folder: Path
+    step: dict[str, Any]
+    """As `job.toml` says it, but for what is left out."""
+    done: bool
+    """Whether the folder holds this selection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What stays of a dataset."""
+
+    choice: Choice
+    kept: dict[str, Any]
+    """Rows of the table, by the name of the split; `""` where there are none."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images by the name of the split."""
+        return {name: len(places) for name, places in self.kept.items()}
+
+
+def prepare(source: Dataset | str | Path, output: str | Path | None, parameters: Mapping[str, Any]) -> Prepared:
+    """Check parameters and columns; nothing is written.
+
+    Raises UsageError, also when the folder holds something else.
+    """
+    options = Select.parse(parameters, "select")
+    options.check()
+    expression = Expression.parse(options.where) if options.where.strip() else None
+    dataset = source if isinstance(source, Dataset) else Dataset(source)
+    folder = output_for(dataset, output, "selected")
+    schema = read_schema(dataset)
+    if not len(schema):
+        raise UsageError(f"`{dataset.folder}` has no image yet", "generate some first")
+    _check_columns(dataset, options, expression, schema)
+    chosen = {name: value for name, value in options.to_table().items() if value != ""}
+    if limit := options.limit():
+        chosen["threshold"] = limit
+    step = {
+        "operator": "select",
+        **chosen,
+        "source": dataset.folder.resolve().name,
+        "source_sha256": fingerprint(dataset),
+    }
+    done = _is_done(folder, len(dataset.job["steps"]), step, options)
+    return Prepared(dataset, options, expression, schema, folder, step, done)
+
+
+def choose(prepared: Prepared) -> Chosen:
+    """Decide what stays; raises SomeFailed when that is nothing, or a split would be empty."""
+    options, expression, schema = prepared.options, prepared.expression, prepared.schema
+    named = [name for name in (options.per, options.by, options.balance) if name]
+    hashes = {"exact": "pixels_sha256", "perceptual": "perceptual_hash"}.get(options.deduplicate or "")
+    if hashes in schema.names:
+        named.append(str(hashes))
+    names = [*_BASIC, *(expression.columns if expression else ()), *named]
+    choice = Choice(read_columns(prepared.dataset, names))
+    choice.where(expression, [options.by] if options.by else [], options.keep_missing, options.keep_rows)
+    if options.deduplicate and len(choice.kept):
+        _deduplicate(prepared, choice)
+    if options.top and options.by:
+        choice.top(options.top, options.per, options.by, options.ascending)
+    if options.balance:
+        choice.balance(options.balance, options.seed, options.keep_missing)
+    if options.sample:
+        choice.sample(options.sample, options.seed)
+    if not len(choice.kept):
+        raise _nothing_left(prepared, choice)
+    shares = options.shares()
+    kept = choice.split(shares, options.seed) if shares else {"": choice.kept}
+    empty = [name for name, places in kept.items() if not len(places)]
+    if empty:
+        raise SomeFailed(
+            f"none of {len(choice.kept):,} images falls into the split `{empty[0]}`: whole prompts are drawn",
+            "give it a larger share, or try another `seed`",
+        )
+    return Chosen(choice, kept)
+
+
+def write(prepared: Prepared, chosen: Chosen) -> None:
+    """Write what stays as a dataset, whole or not at all; raises LockedError, OutOfSpace."""
+    choice = chosen.choice
+    step = {**prepared.step, "left_out": choice.left_out()}
+    steps = {
+        name: [*prepared.dataset.job["steps"], {**step, "split_name": name} if name else step] for name in chosen.kept
+    }
+    write_selection(prepared.dataset, choice.table, chosen.kept, choice.causes, steps, prepared.folder)
+
+
+def select(
+    source: Dataset | str | Path, output: str | Path | None = None, **parameters: Any
+) -> Dataset | dict[str, Dataset]:
+    """Make a smaller dataset by hard links and return it, or the one of each split by its name.
+
+    Without `output` it goes to IMAGEMILL_OUTPUT_DIR, else beside the source; `parameters` are those of `Select`. The
+    same call again does nothing. Raises UsageError for anything that cannot be right, and SomeFailed when nothing is
+    left.
+    """
+    prepared = prepare(source, output, parameters)
+    if not prepared.done:
+        write(prepared, choose(prepared))
+    return selected(prepared)
+
+
+def selected(prepared: Prepared) -> Dataset | dict[str, Dataset]:
+    """The dataset that was written, or that of each split."""
+    shares = prepared.options.shares()
+    return {name: Dataset(prepared.folder / name) for name in shares} if shares else Dataset(prepared.folder)
+
+
+def _check_columns(dataset: Dataset, options: Select, expression: Expression | None, schema: pa.Schema) -> None:
+    import pyarrow as pa
+
+    asked = {"per": options.per, "by": options.by, "balance": options.balance}
+    for name in [*(expression.columns if expression else ()), *filter(None, asked.values())]:
+        scorers = {} if name in schema.names else _scored_columns()
+        if name in scorers:
+            raise UsageError(
+                f"there is no column `{name}` yet", f"imagemill score {dataset.folder} --with {scorers[name]}"
+            )
+    if expression:
+        expression.check(schema)
+    for parameter, name in asked.items():
+        if name and name not in schema.names:
+            hint = did_you_mean(name, [*schema.names, *_scored_columns()]) or f"columns: {', '.join(schema.names)}"
+            raise UsageError(f"select: `{parameter}`: there is no column `{name}`", hint)
+        if name and pa.types.is_list(schema.field(name).type):
+            raise UsageError(f"select: `{parameter}`: `{name}` holds lists", "name a column of numbers or texts")
+    if options.by:
+        kind = schema.field(options.by).type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+            raise UsageError(f"select: `by`: `{options.by}` holds no numbers", "name a column of numbers")
+    if options.deduplicate == _EMBEDDING and _EMBEDDING not in schema.names:
+        raise UsageError(
+            f"there is no column `{_EMBEDDING}` yet", f"imagemill score {dataset.folder} --with {_EMBEDDING}"
+        )
+
+
+def _scored_columns() -> dict[str, str]:
+    """The columns that scorers fill when nothing is told them, each with its scorer."""
+    found: dict[str, str] = {}
+    for name in component_names("scorers"):
+        try:
+            found.update(dict.fromkeys(find_scorer(name, {}).columns(), name))
+        except ImagemillError:
+            # It needs to be told something, or its plugin is broken: others may still have the column.
+            continue
+    return found
+
+
+def _is_done(folder: Path, place: int, step: Mapping[str, Any], options: Select) -> bool:
+    """Whether the folder holds this selection; raises UsageError when it holds anything else."""
+    folders = [folder / name for name in options.shares()] or [folder]
+    if not folder.exists() or not all((each / "job.toml").is_file() for each in folders):
+        Dataset.check_folder(folder)
+        if (folder / "job.toml").is_file():
+            raise UsageError(f"`{folder}` is a dataset already", "choose another output folder")
+        return False
+    steps = Dataset(folders[0]).job["steps"]
+    found = dict(steps[place]) if len(steps) > place else {}
+    for name in ("left_out", "split_name"):
+        found.pop(name, None)
+    if found.get("operator") != "select":
+        raise UsageError(f"`{folder}` is a dataset already", "choose another output folder")
+    differences = [
+        f"`{name}` was `{found.get(name, 'not given')}`, now `{step.get(name, 'not given')}`"
+        for name in dict.fromkeys([*found, *step])
+        if found.get(name) != step.get(name) and not name.startswith("source")
+    ]
+    if found != step and not differences:
+        differences = ["its source has changed since, or was another one"]
+    if differences:
+        raise UsageError(
+            f"`{folder}` holds another selection: {'; '.join(differences)}", "choose another output folder"
+        )
+    return True
+
+
+def _deduplicate(prepared: Prepared, choice: Choice) -> None:
+    options, dataset = prepared.options, prepared.dataset
+    places = choice.by_preference(options.by, options.ascending)
+    table = choice.table.take(places)
+    limit = options.limit() or 0.0
+    if options.deduplicate == "exact":
+        found = equal(hashes_of(dataset, table, "pixels_sha256", pixels_sha256))
+    elif options.deduplicate == "perceptual":
+        found = similar(hashes_of(dataset, table, "perceptual_hash", perceptual_hash), int(limit))
+    else:
+        rows, vectors = vectors_of(dataset, table, _EMBEDDING)
+        if not options.keep_missing:
+            missing = sorted(set(range(len(table))).difference(rows))
+            cause = Cause(f"{_EMBEDDING} is null", f"{_EMBEDDING} is null")
+            choice.leave_out(places[missing].tolist(), [cause] * len(missing))
+        places, table = places[rows], table.take(rows)
+        found = near(vectors, limit)
+    names = table.column("file_name").to_pylist()
+    figures = {"exact": "same pixels", "perceptual": "distance {:.0f}", "embedding": "cosine {:.4f}"}
+    figure = figures[str(options.deduplicate)]
+    kind = f"duplicate ({options.deduplicate})"
+    doubles = [(int(places[row]), f"duplicate of {names[kept]} ({figure.format(far)})") for row, kept, far in found]
+    choice.leave_out((place for place, _ in doubles), (Cause(kind, text) for _, text in doubles))
+
+
+def _nothing_left(prepared: Prepared, choice: Choice) -> SomeFailed:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    reasons = [f"{count:,} × {kind}" for kind, count in list(choice.left_out().items())[:3]]
+    named = [*(prepared.expression.columns if prepared.expression else ()), prepared.options.by]
+    ranges = []
+    for name in dict.fromkeys(filter(None, named)):
+        column = choice.table.column(name)
+        if (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)) and column.null_count < len(column):
+            least, most = pc.min_max(column).as_py().values()
+            ranges.append(f"`{name}` is from {least:.4g} to {most:.4g}")
+    scored = [name for name in dict.fromkeys(filter(None, named)) if pa.types.is_null(choice.table.column(name).type)]
+    return SomeFailed(
+        f"nothing is left of {len(choice.table):,} images: {'; '.join([*reasons, *ranges])}",
+        f"no image has a value in `{scored[0]}` yet" if scored else "ask for less",
+    )
