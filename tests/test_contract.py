@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
-KINDS = ("models", "executors", "operators")
+KINDS = ("models", "executors", "operators", "scorers", "layouts")
 COMPONENTS = [(kind, name) for kind in KINDS for name in component_names(kind)]
 MODELS = [name for name in component_names("models") if issubclass(find_component("models", name), Model)]
 TEXT_MODELS = [name for name in component_names("models") if issubclass(find_component("models", name), TextModel)]

@@ -36,7 +36,7 @@ class PromptNsfw(Classifier, Scorer):
 
     def columns(self) -> Mapping[str, Column]:
         """One number."""
-        meaning = f"how likely the {self.text_column} is not safe for work, from 0 to 1"
+        meaning = f"how likely the {self.text_column} is not safe for work, from 0 to 1; higher is worse"
         return {"prompt_nsfw": Column(None, meaning)}
 
     def info(self) -> ScorerInfo:

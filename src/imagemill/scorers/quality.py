@@ -26,7 +26,7 @@ class Quality(Scorer):
                 f"variance of the Laplacian, in squared gray levels (0 to 255), at a longer side of {_LONGER_SIDE} "
                 "pixels at most; higher is sharper, or noisier",
             ),
-            "brightness": Column(None, "mean luma, from 0 (black) to 1 (white)"),
+            "brightness": Column(None, "mean luma, from 0 (black) to 1 (white); higher is brighter"),
             "contrast": Column(None, "standard deviation of luma, from 0 to 0.5; higher is more contrast"),
             "flat": Column(False, "whether the picture is practically of one color, such as black"),
         }
