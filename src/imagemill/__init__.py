@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         SomeFailed,
         UsageError,
     )
+    from imagemill.job import run
     from imagemill.making.retrying import retry
     from imagemill.operators.augment import augment
     from imagemill.operators.caption import caption
@@ -45,6 +46,7 @@ __all__ = [
     "generate",
     "reproduce",
     "retry",
+    "run",
     "score",
     "select",
     "verify",
@@ -64,6 +66,7 @@ _HOMES = {
     "score": "operators.score",
     "select": "operators.select",
     "retry": "making.retrying",
+    "run": "job",
     "verify": "dataset.verify",
 }
 """Where the public names live; what is not here is an error class."""

@@ -11,6 +11,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("score", "fill columns of a dataset with scores of its images"),
     "select": ("select", "keep the images of a dataset that pass: a smaller one, by hard links"),
     "export": ("export", "write a dataset as other tools read it, load it back and compare"),
+    "run": ("run", "several steps out of one file: make, score, select, export"),
     "status": ("datasets", "how far a dataset is"),
     "retry": ("generate", "make failed requests again"),
     "verify": ("datasets", "check every promise of a dataset again"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,15 +73,13 @@ class Content:
     fingerprint: str
     """A hash of everything."""
 
-    def write_card(self, folder: Path, files: Mapping[str, Sequence[str]]) -> None:
-        """Write `README.md`, which tells readers where the files of each split are, as patterns."""
-        splits = "".join(
-            f"  - split: {split}\n    path:\n" + "".join(f"    - {pattern}\n" for pattern in patterns)
-            for split, patterns in files.items()
-        )
+    def write_card(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Write `README.md`, which tells readers the files of each split by a pattern; without any, they look."""
+        splits = "".join(f"  - split: {split}\n    path: {pattern}\n" for split, pattern in files.items())
         # With these lines `load_dataset` knows what it has cached by them and by the folder's name alone, so that
         # another export would be taken for the first; the description tells them apart.
         configs = f"configs:\n- config_name: default\n  description: {self.fingerprint}\n  data_files:\n{splits}"
+        configs = configs if files else ""
         (folder / "README.md").write_text(f"---\n{self.front}{configs}---\n{self.text}", encoding="utf-8")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import posixpath
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from imagemill.errors import UsageError
@@ -20,6 +22,8 @@ _FOLDER_SIZE = 1_000
 """Files in a folder; the hub takes 10,000."""
 _PIECE = 10 << 20
 """Bytes of JSON lines that `load_dataset` reads at once, and guesses types from."""
+_SPLITS = {"train", "validation", "test"}
+"""Folders that every reader takes for splits."""
 _ROWS = 10_000
 """Records in a row group of Parquet."""
 
@@ -35,7 +39,7 @@ class Imagefolder(Layout):
         for split, pictures in content.splits.items():
             (folder / split).mkdir()
             path = self._metadata(folder, split)
-            records = (_renamed(picture.record, lambda name: f"{place}/{name}") for place, picture in _placed(pictures))  # noqa: B023
+            records = (_renamed(picture.record, partial(posixpath.join, place)) for place, picture in _placed(pictures))
             if self.metadata == "jsonl":
                 with path.open("w", encoding="utf-8") as lines:
                     lines.writelines(f"{to_json(record)}\n" for record in records)
@@ -47,14 +51,17 @@ class Imagefolder(Layout):
                 (folder / split / place).mkdir(exist_ok=True)
                 for name in picture.files:
                     picture.place(name, folder / split / place / name)
-        content.write_card(folder, {split: [f"{split}/**"] for split in content.splits})
+        # Readers find these by themselves. Told where they are, `load_dataset` would look for the image files of an
+        # export that was moved where they were before: what it has cached, it knows by the card alone.
+        found = _SPLITS.issuperset(content.splits)
+        content.write_card(folder, {} if found else {split: f"{split}/**" for split in content.splits})
 
     def read(self, folder: Path, split: str) -> Iterator[Loaded]:
         """Read the records and the files that they name."""
         path = self._metadata(folder, split)
         for record in _read_lines(path) if self.metadata == "jsonl" else _read_parquet(path):
-            files = {PurePosixPath(name).name: (path.parent / name).read_bytes() for name in files_of(record)}
-            yield Loaded(_renamed(record, lambda name: PurePosixPath(name).name), files)
+            files = {posixpath.basename(name): (path.parent / name).read_bytes() for name in files_of(record)}
+            yield Loaded(_renamed(record, posixpath.basename), files)
 
     def _metadata(self, folder: Path, split: str) -> Path:
         return folder / split / f"metadata.{self.metadata}"

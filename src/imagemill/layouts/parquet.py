@@ -31,7 +31,7 @@ class Parquet(Layout):
             shards = self._write_split(pictures, typed(content.schema), folder / "data" / split)
             for number, shard in enumerate(shards):
                 shard.rename(folder / "data" / f"{split}-{number:05d}-of-{len(shards):05d}.parquet")
-        content.write_card(folder, {split: [f"data/{split}-*.parquet"] for split in content.splits})
+        content.write_card(folder, {split: f"data/{split}-*.parquet" for split in content.splits})
 
     def read(self, folder: Path, split: str) -> Iterator[Loaded]:
         """Read records and files from the tables."""

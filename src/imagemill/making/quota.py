@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from imagemill.annotate import annotate
 from imagemill.committing import Progress, Report
-from imagemill.component import component_names, find_component
 from imagemill.dataset.files import append_lines, drop_torn, encode_lines, read_lines, write_file
 from imagemill.dataset.folder import Dataset, failure_line
 from imagemill.dataset.journal import ColumnJournal, blanks_of
-from imagemill.errors import ImagemillError, UsageError, did_you_mean
+from imagemill.errors import UsageError, did_you_mean
 from imagemill.executors.base import Executor
 from imagemill.expressions import Expression
 from imagemill.making.scoring import find_scorers, score_images, step_of
@@ -24,7 +23,7 @@ from imagemill.output import Output
 from imagemill.plan import Plan, derive_seed
 from imagemill.produce import pending_requests, produce
 from imagemill.records import NO_SEED, Record, Request
-from imagemill.scorers.base import Scorer
+from imagemill.scorers.base import Scorer, scored_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -174,16 +173,7 @@ def _refused(dataset: Dataset, quota: Quota, groups: Sequence[Mapping[str, Any]]
 
 def _scorers_of(columns: Sequence[str], record: Record) -> list[str]:
     """The scorers that fill columns, found by the columns they have when nobody gives them parameters."""
-    found: dict[str, str] = {}
-    for name in component_names("scorers"):
-        scorer_class = find_component("scorers", name)
-        try:
-            scorer = scorer_class.parse({})
-        except ImagemillError:
-            # It needs a model, or columns, that somebody must name.
-            continue
-        if isinstance(scorer, Scorer):
-            found |= dict.fromkeys(scorer.columns(), name)
+    found = scored_columns()
     for column in columns:
         if column not in record and column not in found:
             raise UsageError(

@@ -191,6 +191,8 @@ def _check_output(output: Path, mark: Mapping[str, Any], datasets: Mapping[str, 
         raise UsageError(f"`{output}` is a dataset, or inside of one", "choose another output folder")
     if output.exists() and not output.is_dir():
         raise UsageError(f"`{output}` is a file", "choose another output folder")
+    if any((folder / _MARK).is_file() for folder in output.resolve().parents):
+        raise UsageError(f"`{output}` is inside of an export", "choose another output folder")
     before = _mark_of(output)
     if before is None and output.is_dir() and any(output.iterdir()):
         raise UsageError(f"`{output}` is not empty and holds no export", "choose another output folder")
@@ -256,26 +258,27 @@ def _card(prepared: Prepared) -> tuple[str, str]:
     total = sum(prepared.images.values())
     front = re.sub(r"^(configs|size_categories):\n([- ].*\n)*", "", front, flags=re.MULTILINE)
     front += f"size_categories:\n- {next((label for limit, label in _SIZES if total < limit), '10M<n<100M')}\n"
-    lines = []
-    if len(cards) > 1:
-        lines = ["| split | images |", "|---|---|", *(f"| `{name}` | {n:,} |" for name, n in prepared.images.items())]
-        lines = ["\n".join(lines)]
     sections = {split: _sections(card[2]) for split, card in cards.items()}
-    start, *_ = sections.values()
-    for title, own in start.items():
+    heads = {split: found.pop("").split("\n\n") for split, found in sections.items()}
+    name, made, *loading = next(iter(heads.values()))
+    if len(cards) > 1:
+        rows = [f"| `{split}` | {head[1]} |" for split, head in heads.items()]
+        made = "\n".join(
+            [f"{total:,} images in {len(cards)} splits.\n", "| split | what it holds |", "|---|---|", *rows]
+        )
+    paragraphs = [name, made, *(part.replace('split="train"', f'split="{next(iter(cards))}"') for part in loading)]
+    for title in dict.fromkeys(title for found in sections.values() for title in found):
         texts = {split: found.get(title, "") for split, found in sections.items()}
-        if title == "":
-            lines.insert(0, re.sub(r"^[\d,]+ images", f"{total:,} images", own, count=1, flags=re.MULTILINE))
-        elif len(set(texts.values())) == 1:
-            lines.append(f"## {title}\n\n{own}")
+        paragraphs.append(f"## {title}")
+        if len(set(texts.values())) == 1:
+            paragraphs.append(next(iter(texts.values())))
         else:
-            each = (f"### {split}\n\n{found}" for split, found in texts.items() if found)
-            lines.append("\n\n".join([f"## {title}", *each]))
-    return front, "\n\n".join(lines) + "\n"
+            paragraphs += [f"### {split}\n\n{text}" for split, text in texts.items() if text]
+    return front, "\n\n".join(paragraphs) + "\n"
 
 
 def _sections(text: str) -> dict[str, str]:
-    """The sections of a dataset's card by title, without what they say of files that are not exported."""
+    """What a dataset's card says by title, the first "", without what it says of files that are not exported."""
     parts = text.strip().replace(", files in `.imagemill/sources`", "").split("\n\n")
     kept = [part for part in parts if not re.search(r"`job\.toml`|`\.imagemill/", part)]
     first, *others = re.split(r"^## ", "\n\n".join(kept), flags=re.MULTILINE)

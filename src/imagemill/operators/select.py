@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from imagemill.component import Component, component_names
+from imagemill.component import Component
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.index import fingerprint, read_columns, read_schema
-from imagemill.errors import ImagemillError, SomeFailed, UsageError, did_you_mean
+from imagemill.errors import SomeFailed, UsageError, did_you_mean
 from imagemill.expressions import Cause, Expression
 from imagemill.hashing import perceptual_hash, pixels_sha256
 from imagemill.making.intake import output_for
 from imagemill.records import SEED_LIMIT
-from imagemill.scorers.base import find_scorer
+from imagemill.scorers.base import scored_columns
 from imagemill.selecting.choosing import Choice, KeepRows
 from imagemill.selecting.duplicates import equal, hashes_of, near, similar, vectors_of
 from imagemill.selecting.writing import write_selection
@@ -114,6 +114,10 @@ class Select(Component):
         return _THRESHOLDS.get(self.deduplicate or "") if self.threshold is None else self.threshold
 
 
+class Stale(UsageError):
+    """The folder holds the same selection from a dataset that has changed since."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A selection that has been checked as a whole, before any image is looked at."""
@@ -143,20 +147,25 @@ class Chosen:
         return {name: len(places) for name, places in self.kept.items()}
 
 
+def check_parameters(parameters: Mapping[str, Any]) -> tuple[Select, Expression | None]:
+    """The parameters, and the question among them; raises UsageError for what cannot be right in any dataset."""
+    options = Select.parse(parameters, "select")
+    options.check()
+    return options, Expression.parse(options.where) if options.where.strip() else None
+
+
 def prepare(source: Dataset | str | Path, output: str | Path | None, parameters: Mapping[str, Any]) -> Prepared:
     """Check parameters and columns; nothing is written.
 
     Raises UsageError, also when the folder holds something else.
     """
-    options = Select.parse(parameters, "select")
-    options.check()
-    expression = Expression.parse(options.where) if options.where.strip() else None
+    options, expression = check_parameters(parameters)
     dataset = source if isinstance(source, Dataset) else Dataset(source)
     folder = output_for(dataset, output, "selected")
     schema = read_schema(dataset)
     if not len(schema):
         raise UsageError(f"`{dataset.folder}` has no image yet", "generate some first")
-    _check_columns(dataset, options, expression, schema)
+    check_columns(options, expression, schema, dataset.folder)
     chosen = {name: value for name, value in options.to_table().items() if value != ""}
     if limit := options.limit():
         chosen["threshold"] = limit
@@ -232,21 +241,20 @@ def selected(prepared: Prepared) -> Dataset | dict[str, Dataset]:
     return {name: Dataset(prepared.folder / name) for name in shares} if shares else Dataset(prepared.folder)
 
 
-def _check_columns(dataset: Dataset, options: Select, expression: Expression | None, schema: pa.Schema) -> None:
+def check_columns(options: Select, expression: Expression | None, schema: pa.Schema, folder: Path) -> None:
+    """Raise UsageError for columns that the dataset in `folder` has not, or that are of another kind than asked for."""
     import pyarrow as pa
 
     asked = {"per": options.per, "by": options.by, "balance": options.balance}
     for name in [*(expression.columns if expression else ()), *filter(None, asked.values())]:
-        scorers = {} if name in schema.names else _scored_columns()
+        scorers = {} if name in schema.names else scored_columns()
         if name in scorers:
-            raise UsageError(
-                f"there is no column `{name}` yet", f"imagemill score {dataset.folder} --with {scorers[name]}"
-            )
+            raise UsageError(f"there is no column `{name}` yet", f"imagemill score {folder} --with {scorers[name]}")
     if expression:
         expression.check(schema)
     for parameter, name in asked.items():
         if name and name not in schema.names:
-            hint = did_you_mean(name, [*schema.names, *_scored_columns()]) or f"columns: {', '.join(schema.names)}"
+            hint = did_you_mean(name, [*schema.names, *scored_columns()]) or f"columns: {', '.join(schema.names)}"
             raise UsageError(f"select: `{parameter}`: there is no column `{name}`", hint)
         if name and pa.types.is_list(schema.field(name).type):
             raise UsageError(f"select: `{parameter}`: `{name}` holds lists", "name a column of numbers or texts")
@@ -255,21 +263,7 @@ def _check_columns(dataset: Dataset, options: Select, expression: Expression | N
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
             raise UsageError(f"select: `by`: `{options.by}` holds no numbers", "name a column of numbers")
     if options.deduplicate == _EMBEDDING and _EMBEDDING not in schema.names:
-        raise UsageError(
-            f"there is no column `{_EMBEDDING}` yet", f"imagemill score {dataset.folder} --with {_EMBEDDING}"
-        )
-
-
-def _scored_columns() -> dict[str, str]:
-    """The columns that scorers fill when nothing is told them, each with its scorer."""
-    found: dict[str, str] = {}
-    for name in component_names("scorers"):
-        try:
-            found.update(dict.fromkeys(find_scorer(name, {}).columns(), name))
-        except ImagemillError:
-            # It needs to be told something, or its plugin is broken: others may still have the column.
-            continue
-    return found
+        raise UsageError(f"there is no column `{_EMBEDDING}` yet", f"imagemill score {folder} --with {_EMBEDDING}")
 
 
 def _is_done(folder: Path, place: int, step: Mapping[str, Any], options: Select) -> bool:
@@ -291,8 +285,12 @@ def _is_done(folder: Path, place: int, step: Mapping[str, Any], options: Select)
         for name in dict.fromkeys([*found, *step])
         if found.get(name) != step.get(name) and not name.startswith("source")
     ]
-    if found != step and not differences:
-        differences = ["its source has changed since, or was another one"]
+    if found["source"] != step["source"]:
+        differences.append(f"its source was `{found['source']}`")
+    elif found != step and not differences:
+        raise Stale(
+            f"`{folder}` holds this selection, and its source has changed since", "delete it, or choose another"
+        )
     if differences:
         raise UsageError(
             f"`{folder}` holds another selection: {'; '.join(differences)}", "choose another output folder"

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from imagemill.component import Component, find_component
+from imagemill.component import Component, component_names, find_component
+from imagemill.errors import ImagemillError
 from imagemill.records import FailureReason, Record
 
 if TYPE_CHECKING:
@@ -98,3 +99,15 @@ def find_scorer(name: str, parameters: Mapping[str, Any]) -> Scorer:
     if not issubclass(found, Scorer):
         raise TypeError(f"`{found.__name__}` is no Scorer")
     return found.parse(parameters, f"scorer {name}")
+
+
+def scored_columns() -> dict[str, str]:
+    """The columns that scorers fill when nothing is told them, each with its scorer."""
+    found: dict[str, str] = {}
+    for name in component_names("scorers"):
+        try:
+            found |= dict.fromkeys(find_scorer(name, {}).columns(), name)
+        except ImagemillError:
+            # It needs to be told something, or its plugin is broken: others may still have the column.
+            continue
+    return found

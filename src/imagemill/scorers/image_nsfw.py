@@ -36,7 +36,7 @@ class ImageNsfw(Classifier, Scorer):
 
     def columns(self) -> Mapping[str, Column]:
         """One number."""
-        meaning = "how likely the image is not safe for work, from 0 to 1, higher is worse; 2 where it is flat or blurred already"
+        meaning = "how likely the image is not safe for work, from 0 to 1; higher is worse; 2: it is flat or blurred"
         return {"image_nsfw": Column(None, meaning)}
 
     def info(self) -> ScorerInfo:

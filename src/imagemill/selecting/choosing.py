@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     """Rows of the table."""
 
 KeepRows = Literal["any", "all"]
+_GROUP = 50_000
 
 
 class Choice:
@@ -181,9 +182,16 @@ def ranks_in(groups: Places, badness: NDArray[Any]) -> Places:
 
 def draws(table: pa.Table, places: Places, seed: int) -> NDArray[np.uint64]:
     """A number of 64 bits for each image, from its row's id and its bytes: wherever it stands, it is the same."""
-    chosen = table.select(["id", "sha256"]).take(places)
-    pairs = zip(chosen.column("id").to_pylist(), chosen.column("sha256").to_pylist(), strict=True)
-    return _hashed(f"{seed}\0{identity}\0{sha256}" for identity, sha256 in pairs)
+    import numpy as np
+
+    columns = table.select(["id", "sha256"])
+    found = []
+    # As Python's texts all of them would fill memory.
+    for first in range(0, len(places), _GROUP):
+        chosen = columns.take(places[first : first + _GROUP])
+        pairs = zip(chosen.column("id").to_pylist(), chosen.column("sha256").to_pylist(), strict=True)
+        found.append(_hashed(f"{seed}\0{identity}\0{sha256}" for identity, sha256 in pairs))
+    return np.concatenate(found) if found else np.zeros(0, np.uint64)
 
 
 def together(table: pa.Table, seed: int) -> NDArray[np.uint64]:

@@ -1,0 +1,297 @@
+"""A job file: an input, steps and an output, checked as a whole before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from imagemill.committing import Progress, Report
+from imagemill.component import Component
+from imagemill.dataset import Dataset
+from imagemill.dataset.journal import blanks_of
+from imagemill.errors import UsageError, did_you_mean
+from imagemill.making import execution, preparation
+from imagemill.making.collecting import dataset_of
+from imagemill.making.parameters import split_parameters
+from imagemill.making.quota import schema_of
+from imagemill.making.scoring import find_scorers, step_of
+from imagemill.models.base import find_model
+from imagemill.operators import augment, caption, edit, export, generate, score, select
+from imagemill.records import Record
+
+
+class Job(Component):
+    """Steps that make, score, select and export a dataset, one after the other."""
+
+    input: str = Field(min_length=1)
+    """What the first step starts from: a prompt table, pictures, or a dataset; relative to the job file."""
+    output: str = Field(min_length=1)
+    """Folder for what the steps make, each in a folder named like its operator; relative to the job file."""
+    steps: list[dict[str, Any]] = Field(min_length=1)
+    """Each names its `operator` and that one's parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a step ended."""
+
+    said: str
+    """In a line."""
+    failed: int = 0
+    """Images without what they should have got."""
+
+
+class Step(ABC):
+    """One step of a job, in its place."""
+
+    makes: ClassVar[bool] = True
+    """Whether it makes a folder; otherwise it adds columns to the dataset before it."""
+
+    def __init__(self, name: str, parameters: Mapping[str, Any], source: str | Path, folder: Path) -> None:
+        """Take what the step is called, and the folder it makes, or the dataset it adds columns to."""
+        self.name = name
+        self.parameters = dict(parameters)
+        self.source = source
+        self.folder = folder
+        self.workers = 1
+        self.devices = ""
+
+    @abstractmethod
+    def check(self, known: Record | None, first: bool) -> Record | None:
+        """Check all that can be known before anything runs; raises UsageError.
+
+        `known` is a record as the source's will be, each column with a value of its type; None where nobody can tell.
+        Returns one of the result. `first` says that the source is there already.
+        """
+
+    @abstractmethod
+    def run(self, progress: Progress | None) -> Outcome:
+        """Do what is left to do."""
+
+
+class _Making(Step):
+    operators: ClassVar[Mapping[str, type[preparation.Making]]] = {
+        "generate": generate.Generate,
+        "augment": augment.Augment,
+        "edit": edit.Edit,
+    }
+
+    def check(self, known: Record | None, first: bool) -> Record | None:
+        """With its input at hand all is checked; of a dataset that is still to be made only its parameters are."""
+        del known
+        if first:
+            return self._prepared().expected_record()
+        operator = self.operators[self.name]
+        options, model_parameters = split_parameters(
+            operator, self.parameters, lambda options: find_model(options.model_name(), {})
+        )
+        options.check_model(find_model(options.model_name(), model_parameters).info())
+        return None
+
+    def run(self, progress: Progress | None) -> Outcome:
+        """Make the images that are still to be made."""
+        report = execution.execute(self._prepared(), progress)
+        dataset = Dataset(self.folder)
+        execution.raise_if_all_failed(dataset)
+        counts = dataset.counts()
+        return Outcome(f"{counts.done:,} images, {report.done:,} of them made now", sum(counts.failed.values()))
+
+    def _prepared(self) -> preparation.Prepared:
+        operator = self.operators[self.name]
+        return preparation.prepare(operator, self.source, self.folder, self.parameters, self.workers, self.devices)
+
+
+class _Caption(Step):
+    makes = False
+
+    def check(self, known: Record | None, first: bool) -> Record | None:
+        """Parameters of operator and model."""
+        options, _ = caption.check_parameters(self.parameters)
+        del first
+        return None if known is None else {**known, **options.blanks()}
+
+    def run(self, progress: Progress | None) -> Outcome:
+        """Describe what has no text yet."""
+        dataset = dataset_of(self.source, None if self.folder == Path(self.source) else self.folder, "captioned")
+        prepared = caption.prepare(dataset, self.parameters, self.workers, self.devices)
+        return _added(caption.execute(prepared, progress), "captions")
+
+
+class _Score(Step):
+    makes = False
+
+    def check(self, known: Record | None, first: bool) -> Record | None:
+        """Parameters of the scorers, and the columns that they need."""
+        del first
+        steps = []
+        for name, scorer in find_scorers(self._scorers, self._parameters):
+            if known is not None:
+                scorer.check(known)
+            steps.append(step_of(name, scorer))
+        return None if known is None else {**known, **{k: v for step in steps for k, v in blanks_of(step).items()}}
+
+    def run(self, progress: Progress | None) -> Outcome:
+        """Score what has no scores yet."""
+        dataset = Dataset(self.folder)
+        prepared = score.prepare(dataset, self._scorers, self._parameters, self.workers, self.devices)
+        return _added(score.execute(prepared, progress), "scores")
+
+    @property
+    def _scorers(self) -> list[str]:
+        given = self.parameters.get("scorers", "alignment")
+        return list(score.Score.parse({"scorers": given.split(",") if isinstance(given, str) else given}).scorers)
+
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        return {name: value for name, value in self.parameters.items() if name != "scorers"}
+
+
+class _Select(Step):
+    def check(self, known: Record | None, first: bool) -> Record | None:
+        """Parameters, and the columns that are asked for."""
+        del first
+        options, expression = select.check_parameters(self.parameters)
+        if known is not None:
+            select.check_columns(options, expression, schema_of(known, {}), Path(self.source))
+        return known
+
+    def run(self, progress: Progress | None) -> Outcome:
+        """Write the selection, unless it is there."""
+        del progress
+        try:
+            prepared = select.prepare(str(self.source), self.folder, self.parameters)
+        except select.Stale:
+            # The steps before have gone on since: what follows from them alone is written anew.
+            shutil.rmtree(self.folder)
+            prepared = select.prepare(str(self.source), self.folder, self.parameters)
+        if not prepared.done:
+            select.write(prepared, select.choose(prepared))
+        found = select.selected(prepared)
+        kept = {name: len(each) for name, each in found.items()} if isinstance(found, dict) else {"": len(found)}
+        splits = ", ".join(f"{name} {count:,}" for name, count in kept.items() if name)
+        total = len(prepared.dataset)
+        return Outcome(f"{sum(kept.values()):,} of {total:,} images kept" + (f": {splits}" if splits else ""))
+
+
+class _Export(Step):
+    def check(self, known: Record | None, first: bool) -> Record | None:
+        """Nothing stands in the way of a layout but its parameters."""
+        del first
+        export.check_parameters(self.parameters)
+        return known
+
+    def run(self, progress: Progress | None) -> Outcome:
+        """Write the layout, unless it is there."""
+        del progress
+        try:
+            prepared = export.prepare(self.source, self.folder, self.parameters)
+        except export.Stale:
+            shutil.rmtree(self.folder)
+            prepared = export.prepare(self.source, self.folder, self.parameters)
+        export.execute(prepared)
+        return Outcome(f"{sum(prepared.images.values()):,} images in the layout `{prepared.layout.component_name()}`")
+
+
+_STEPS: Mapping[str, type[Step]] = {
+    **dict.fromkeys(_Making.operators, _Making),
+    "caption": _Caption,
+    "score": _Score,
+    "select": _Select,
+    "export": _Export,
+}
+
+
+def read_job(path: str | Path, given: Mapping[str, Any], workers: int = 1, devices: str = "") -> list[Step]:
+    """Read a job file and check all of its steps; `given` may replace its `input` and `output`.
+
+    Raises UsageError that lists every problem, each with its place.
+    """
+    path = Path(path)
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"`{path}` cannot be read: {error.strerror}", "name a job file") from None
+    except ValueError as error:
+        raise UsageError(f"`{path}` is no TOML: {error}", "see the examples of job files") from None
+    for name in ("input", "output"):
+        if isinstance(found.get(name), str) and name not in given:
+            found[name] = _beside(path, found[name], must=name == "output")
+    return check_job(Job.parse({**found, **given}, str(path)), str(path), workers, devices)
+
+
+def check_job(job: Job, where: str = "job", workers: int = 1, devices: str = "") -> list[Step]:
+    """Make the steps of a job and check them, as far as anything can be known before the first one runs."""
+    problems, hints = [], []
+    steps: list[Step] = []
+    known: Record | None = None
+    source: str | Path = job.input
+    used: Counter[str] = Counter()
+    for number, given in enumerate(job.steps, start=1):
+        name = given.get("operator")
+        try:
+            step = _step(job, given, source, used)
+        except UsageError as error:
+            problems.append(f"step {number} ({name}): {error.message}")
+            hints.append(error.hint)
+            known = None
+            continue
+        step.workers, step.devices = workers, devices
+        try:
+            if number == 1 and Path(job.input, "job.toml").is_file():
+                known = next(iter(Dataset(job.input)), None)
+            known = step.check(known, first=number == 1)
+        except UsageError as error:
+            problems += [f"step {number} ({name}): {line}" for line in error.message.splitlines()]
+            hints.append(error.hint)
+            known = None
+        steps.append(step)
+        source = step.folder
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = [f"{where}: {count}", *(f"  {problem}" for problem in problems)]
+        raise UsageError("\n".join(lines), "; ".join(dict.fromkeys(filter(None, hints))))
+    return steps
+
+
+def run(
+    path: str | Path, *, workers: int = 1, devices: str = "", progress: Progress | None = None, **given: str
+) -> Path:
+    """Run a job file and return the folder of its last step; the same call again goes on where it stopped.
+
+    `given` may replace `input` and `output`. Raises UsageError before anything runs when a step cannot be right.
+    """
+    steps = read_job(path, given, workers, devices)
+    for step in steps:
+        step.run(progress)
+    return steps[-1].folder
+
+
+def _step(job: Job, given: Mapping[str, Any], source: str | Path, used: Counter[str]) -> Step:
+    parameters = dict(given)
+    name = parameters.pop("operator", None)
+    if name not in _STEPS:
+        hint = did_you_mean(str(name), _STEPS) or f"operators: {', '.join(_STEPS)}"
+        raise UsageError("it names no `operator`" if name is None else f"there is no operator `{name}`", hint)
+    kind = _STEPS[name]
+    if not kind.makes and (source != job.input or kind is _Score or (Path(source) / "job.toml").is_file()):
+        return kind(name, parameters, source, Path(source))
+    used[name] += 1
+    return kind(name, parameters, source, Path(job.output, f"{name}-{used[name]}" if used[name] > 1 else name))
+
+
+def _beside(path: Path, name: str, must: bool) -> str:
+    """A path of a job file, which is relative to it; what is no path there stays as it is, such as a hub id."""
+    near = path.parent / name
+    return str(near) if must or near.exists() or Path(name).suffix else name
+
+
+def _added(report: Report, what: str) -> Outcome:
+    return Outcome(f"{report.done:,} {what} added", sum(report.failed.values()))
