@@ -229,7 +229,7 @@ def read_job(path: str | Path, given: Mapping[str, Any], workers: int = 1, devic
 
 def check_job(job: Job, where: str = "job", workers: int = 1, devices: str = "") -> list[Step]:
     """Make the steps of a job and check them, as far as anything can be known before the first one runs."""
-    problems, hints = [], []
+    problems: list[str] = []
     steps: list[Step] = []
     known: Record | None = None
     source: str | Path = job.input
@@ -239,8 +239,7 @@ def check_job(job: Job, where: str = "job", workers: int = 1, devices: str = "")
         try:
             step = _step(job, given, source, used)
         except UsageError as error:
-            problems.append(f"step {number} ({name}): {error.message}")
-            hints.append(error.hint)
+            problems += _told(number, name, error)
             known = None
             continue
         step.workers, step.devices = workers, devices
@@ -249,16 +248,22 @@ def check_job(job: Job, where: str = "job", workers: int = 1, devices: str = "")
                 known = next(iter(Dataset(job.input)), None)
             known = step.check(known, first=number == 1)
         except UsageError as error:
-            problems += [f"step {number} ({name}): {line}" for line in error.message.splitlines()]
-            hints.append(error.hint)
+            problems += _told(number, name, error)
             known = None
         steps.append(step)
         source = step.folder
     if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = [f"{where}: {count}", *(f"  {problem}" for problem in problems)]
-        raise UsageError("\n".join(lines), "; ".join(dict.fromkeys(filter(None, hints))))
+        lines = [f"{where}: steps that cannot be right", *(f"  {problem}" for problem in problems)]
+        raise UsageError("\n".join(lines), "no step has run; mend the file and give the same command")
     return steps
+
+
+def _told(number: int, name: object, error: UsageError) -> list[str]:
+    """The problems of a step, each in a line, with the hint."""
+    lines = [line.removeprefix(f"{name}: ") for line in error.message.splitlines()]
+    return [f"step {number} ({name}): {line}" for line in lines[:-1]] + [
+        f"step {number} ({name}): {lines[-1]}" + (f"; {error.hint}" if error.hint else "")
+    ]
 
 
 def run(

@@ -14,19 +14,30 @@ T = TypeVar("T", bound=Component)
 def split_parameters(
     operator: type[T], parameters: Mapping[str, Any], model_of: Callable[[T], Component]
 ) -> tuple[T, dict[str, Any]]:
-    """Tell the operator's parameters from those of its model; raises UsageError for one that neither has."""
+    """Tell the operator's parameters from those of its model.
+
+    Raises UsageError for one that neither has, together with what is wrong of the operator's.
+    """
     name = operator.component_name()
     own = {key: value for key, value in parameters.items() if key in operator.model_fields}
-    options = operator.parse(own, name)
+    wrong: list[UsageError] = []
+    try:
+        options = operator.parse(own, name)
+    except UsageError as error:
+        wrong.append(error)
+        # Enough to know the model.
+        options = operator.parse({key: value for key, value in own.items() if key == "model"}, name)
     rest = {key: value for key, value in parameters.items() if key not in own}
     if rest:
         model = model_of(options)
         known = [*operator.model_fields, *type(model).model_fields]
         for key, value in rest.items():
             if key not in known:
-                raise UsageError(
+                problem = (
                     f"{name}: `{key}`: neither `{name}` nor the model `{model.component_name()}` has such a parameter, "
-                    f"got: `{value!s:.80}`",
-                    did_you_mean(key, known) or f"known: {', '.join(known)}",
+                    f"got: `{value!s:.80}`"
                 )
+                wrong.append(UsageError(problem, did_you_mean(key, known) or f"known: {', '.join(known)}"))
+    if wrong:
+        raise UsageError("\n".join(error.message for error in wrong), wrong[-1].hint)
     return options, rest

@@ -1,0 +1,544 @@
+"""An export is what other tools read, holds all that the dataset holds, and is there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import imagemill as package
+from imagemill.dataset import Dataset
+from imagemill.errors import ImagemillError, UsageError
+from imagemill.operators.export import Stale
+
+from .conftest import Command
+from .test_augment import FAKE, picture, table
+
+LAYOUTS = ("imagefolder", "parquet")
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+def generated(folder: str = "out", count: int = 5, **parameters: Any) -> Dataset:
+    rows = [{"prompt": f"picture {n}", "topic": f"t{n % 3}", "weight": n + 0.0} for n in range(count)]
+    return package.generate(rows, folder, model="fake", seed=1, width=8, height=8, **parameters)
+
+
+def add(dataset: Dataset, **columns: Any) -> None:
+    """Add columns, each by the number of the image."""
+    names = [record["file_name"] for record in dataset]
+    with dataset.lock():
+        dataset.update(lambda r: {name: make(names.index(r["file_name"])) for name, make in columns.items()})
+
+
+def contents(folder: Path | str) -> dict[str, str]:
+    paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
+
+
+def load(folder: Path | str, cache: Path | str = "cache") -> Any:
+    """Load as a user does."""
+    datasets = pytest.importorskip("datasets", reason="the package `datasets` is not installed")
+    datasets.disable_progress_bars()
+    return datasets.load_dataset(str(folder), cache_dir=str(Path(cache).resolve()))
+
+
+def as_loaded(key: str) -> str:
+    return {"file_name": "image"}.get(key, key.removesuffix("_file_name").removesuffix("_file_names"))
+
+
+def assert_equal(loaded: Any, dataset: Dataset) -> None:
+    """Every value of every record, every pixel of every picture, in order."""
+    rows = list(loaded)
+    assert len(rows) == len(dataset)
+    pairs = [(part, record) for part in dataset.parts for record in part.records()]
+    for row, (part, record) in zip(rows, pairs, strict=True):
+        assert set(row) == {as_loaded(key) for key in record}
+        for key, value in record.items():
+            found = row[as_loaded(key)]
+            if key.endswith(("file_name", "file_names")):
+                names = [value] if isinstance(value, str) else value
+                for name, image in zip(names, [found] if isinstance(value, str) else found, strict=True):
+                    with Image.open(part.folder / name) as expected:
+                        assert (image.mode, image.size) == (expected.mode, expected.size)
+                        assert image.tobytes() == expected.tobytes()
+            else:
+                assert (found, type(found)) == (value, type(value)), key
+
+
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Edits: several pictures, one among them a list, with a mask."""
+    folder, before = tmp_path_factory.mktemp("edited"), Path.cwd()
+    os.chdir(folder)
+    picture("a.png"), picture("b.png", (24, 16), 1)
+    Image.new("L", (24, 16), 255).save("m.png")
+    rows = [{"images": ["a.png", "b.png"][: 1 + n % 2], "instruction": f"edit {n}", "mask": "m.png"} for n in range(5)]
+    package.edit(table(rows), "out", model="fake", seed=1, mask_column="mask", strength=0.5, image_format="webp")
+    os.chdir(before)
+    return folder / "out"
+
+
+# what others read
+
+
+@every_layout
+def test_load_dataset_finds_every_value_and_every_pixel(layout: str) -> None:
+    dataset = generated()
+    add(dataset, score=lambda n: None if n % 2 else n / 2, note=lambda n: "" if n else "né\n", flat=lambda n: n == 3)
+    folder = package.export(dataset, layout, "export")
+    found = load(folder)
+    assert list(found) == ["train"]
+    assert_equal(found["train"], dataset)
+    assert str(found["train"].features["score"]) == "Value('float64')"
+
+
+@every_layout
+def test_all_pictures_of_an_edit_are_images(layout: str, edited: Path) -> None:
+    package.export(edited, layout, "export")
+    train = load("export")["train"]
+    assert_equal(train, Dataset(edited))
+    for column in ("image", "input_image", "edited_image", "mask"):
+        assert str(train.features[column]).startswith("Image(")
+    assert str(train.features["input_images"]).startswith("List(Image(")
+
+
+@every_layout
+def test_one_image_is_enough(layout: str) -> None:
+    dataset = generated(count=1)
+    assert_equal(load(package.export(dataset, layout, "export"))["train"], dataset)
+
+
+@every_layout
+def test_parts_follow_each_other_and_folders_stay_small(layout: str) -> None:
+    dataset = generated(count=1030)
+    add(dataset, late=lambda n: 0.5 if n > 1020 else None)
+    package.export(dataset, layout, "export")
+    assert_equal(load("export")["train"], dataset)
+    assert all(len(list(path.iterdir())) <= 1000 for path in Path("export").rglob("*") if path.is_dir())
+
+
+def splits(layout: str, **columns: Any) -> dict[str, Dataset]:
+    found = {
+        "train": generated("all/train", 6),
+        "test": generated("all/test", 3),
+        "holdout": generated("all/holdout", 2),
+    }
+    for dataset in found.values():
+        add(dataset, **columns)
+    package.export("all", layout, "export")
+    return found
+
+
+@every_layout
+def test_a_folder_of_datasets_becomes_splits(layout: str) -> None:
+    expected = splits(layout, score=lambda n: n / 4)
+    found = load("export")
+    assert list(found) == ["train", "test", "holdout"]
+    for name, dataset in expected.items():
+        assert_equal(found[name], dataset)
+    card = Path("export/README.md").read_text()
+    assert "11 images in 3 splits." in card
+    assert "| `holdout` | 2 images made by an AI model, `fake`, from a table of 2 prompts. |" in card
+    assert "- n<1K\n" in card
+
+
+def test_splits_with_other_columns_are_refused() -> None:
+    generated("all/train")
+    add(generated("all/test"), score=lambda n: n / 4)
+    with pytest.raises(UsageError, match="`train` and `test` have different columns: `score`"):
+        package.export("all", "parquet", "export")
+
+
+@every_layout
+def test_a_score_that_nothing_has_is_null(layout: str) -> None:
+    dataset = generated()
+    add(dataset, score=lambda _: None)
+    assert_equal(load(package.export(dataset, layout, "export"))["train"], dataset)
+
+
+@pytest.mark.parametrize(("layout", "more"), [("parquet", {}), ("imagefolder", {"metadata": "parquet"})])
+def test_types_are_those_of_the_whole_dataset(layout: str, more: dict[str, Any]) -> None:
+    train, test = generated("all/train"), generated("all/test")
+    add(train, score=lambda n: n / 4, day=lambda n: f"2026-01-0{n + 1}")
+    add(test, score=lambda _: None, day=lambda n: f"2026-01-0{n + 1}")
+    package.export("all", layout, "export", **more)
+    found = load("export")
+    assert_equal(found["train"], train)
+    assert_equal(found["test"], test)
+    assert str(found["test"].features["score"]) == "Value('float64')"
+
+
+def test_a_split_without_a_score_cannot_be_json_lines(imagemill: Command) -> None:
+    add(generated("all/train"), score=lambda n: n / 4)
+    add(generated("all/test"), score=lambda _: None)
+    ran = imagemill("export", "all", "imagefolder", "-o", "export")
+    assert ran.code == 2
+    assert "would take `score` in `test` for null, and it is double" in ran.err
+    assert "`--metadata parquet` keeps the types" in ran.err
+    assert not Path("export").exists()
+    assert imagemill("export", "all", "imagefolder", "-o", "export", "--metadata", "parquet").code == 0
+
+
+def test_texts_that_look_like_dates_cannot_be_json_lines() -> None:
+    dataset = generated()
+    add(dataset, day=lambda n: f"2026-01-0{n + 1}")
+    with pytest.raises(UsageError, match=r"would take `day` in `train` for timestamp\[s\], and it is string"):
+        package.export(dataset, "imagefolder", "export")
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_what_begins_after_ten_megabytes_is_not_lost(late: bool) -> None:
+    dataset = generated(count=12)
+    add(dataset, filler=lambda _: "x" * (1 << 20), score=lambda n: n / 2 if (n == 11) == late else None)
+    if late:
+        with pytest.raises(UsageError, match="would take `score`"):
+            package.export(dataset, "imagefolder", "export")
+    else:
+        package.export(dataset, "imagefolder", "export")
+        assert_equal(load("export")["train"], dataset)
+    package.export(dataset, "parquet", "export-parquet")
+    assert_equal(load("export-parquet")["train"], dataset)
+
+
+def test_trainers_find_files_beside_their_metadata() -> None:
+    dataset = generated()
+    package.export(dataset, "imagefolder", "export")
+    lines = [json.loads(line) for line in Path("export/train/metadata.jsonl").read_text().splitlines()]
+    assert list(lines[0])[:3] == ["file_name", "prompt", "negative_prompt"]
+    for line, record in zip(lines, dataset, strict=True):
+        path = Path("export/train", line["file_name"])
+        assert path.samefile(Path("out/images/part-000001", record["file_name"])), "a hard link, not a copy"
+        assert {**line, "file_name": path.name} == record
+
+
+def test_files_are_copied_where_there_are_no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = generated()
+
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    package.export(dataset, "imagefolder", "export")
+    assert Path("export/train/00000/prompt_0_image_0.png").stat().st_nlink == 1
+    assert_equal(load("export")["train"], dataset)
+
+
+def test_the_tables_are_as_the_hub_writes_them(edited: Path) -> None:
+    package.export(edited, "parquet", "export", shard_bytes=10_000)
+    paths = sorted(Path("export/data").iterdir())
+    assert len(paths) > 1
+    assert [path.name for path in paths] == [f"train-{n:05d}-of-{len(paths):05d}.parquet" for n in range(len(paths))]
+    for path in paths:
+        file = pq.ParquetFile(path)
+        assert file.schema_arrow.field("image").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        told = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"]
+        assert told["image"] == told["mask"] == {"_type": "Image"}
+        assert told["prompt"] == {"dtype": "string", "_type": "Value"}
+        assert told["strength"] == {"dtype": "float64", "_type": "Value"}
+        columns = [file.metadata.row_group(0).column(n) for n in range(file.metadata.num_columns)]
+        kinds = {column.path_in_schema: column.compression for column in columns}
+        assert kinds["image.bytes"] == kinds["input_images.list.element.bytes"] == "UNCOMPRESSED"
+        assert kinds["prompt"] == "SNAPPY"
+        assert all(column.has_offset_index for column in columns)
+        for row in file.read().to_pylist():
+            size = sum(len(row[name]["bytes"]) for name in ("image", "input_image", "mask"))
+            assert path.stat().st_size < max(60_000, 3 * size)
+            assert Image.open(io.BytesIO(row["image"]["bytes"])).format == "WEBP"
+            assert row["image"]["path"].endswith(".webp")
+
+
+def test_row_groups_and_shards_are_cut_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from imagemill.layouts import parquet
+
+    dataset = generated(count=40)
+    size = sum(path.stat().st_size for path in Path("out/images").rglob("*.png")) // 40
+    monkeypatch.setattr(parquet, "_GROUP_BYTES", 5 * size)
+    package.export(dataset, "parquet", "export", shard_bytes=20 * size)
+    files = [pq.ParquetFile(path) for path in sorted(Path("export/data").iterdir())]
+    assert 2 <= len(files) <= 4
+    assert all(file.num_row_groups >= 2 for file in files)
+    assert_equal(load("export")["train"], dataset)
+
+
+@every_layout
+def test_other_readers_find_the_same(layout: str) -> None:
+    dataset = generated()
+    add(dataset, score=lambda n: None if n % 2 else n / 2)
+    folder = package.export(dataset, layout, "export")
+    if layout == "parquet":
+        pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+        frame = pandas.read_parquet(next((folder / "data").iterdir()))
+    else:
+        pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+        frame = pandas.read_json(folder / "train" / "metadata.jsonl", lines=True)
+    assert list(frame["prompt"]) == [record["prompt"] for record in dataset]
+    assert list(frame["score"].isna()) == [False, True, False, True, False]
+
+
+@every_layout
+def test_what_was_cached_of_another_export_is_not_loaded_again(layout: str) -> None:
+    for count in (2, 5):
+        dataset = generated(f"out-{count}", count)
+        shutil.rmtree("same", ignore_errors=True)
+        package.export(dataset, layout, "same")
+        assert_equal(load("same")["train"], dataset)
+    Path("elsewhere").mkdir()
+    shutil.move("same", "elsewhere/same")
+    assert_equal(load("elsewhere/same")["train"], dataset)
+
+
+@every_layout
+def test_a_folder_named_like_a_split_is_none(layout: str) -> None:
+    dataset = generated()
+    for folder in ("eval", "test/validation"):
+        assert list(load(package.export(dataset, layout, folder).resolve())) == ["train"]
+
+
+@every_layout
+def test_two_exports_are_equal_and_hold_nothing_of_ours(layout: str) -> None:
+    dataset = generated()
+    package.export(dataset, layout, "one")
+    package.export(dataset, layout, "two")
+    assert contents("one") == contents("two")
+    kinds = {Path(name).name.partition(".")[2] for name in contents("one")}
+    assert kinds == {"md", "imagemill-export.json", *({"jsonl", "png"} if layout == "imagefolder" else {"parquet"})}
+    card = Path("one/README.md").read_text()
+    assert "job.toml" not in card
+    assert "`.imagemill/" not in card
+    assert "license: " in card
+    assert "| `prompt` | what was asked for" in card
+
+
+# when it is there
+
+
+@every_layout
+def test_the_same_again_is_done_and_anything_else_is_refused(layout: str, imagemill: Command) -> None:
+    dataset = generated()
+    ran = imagemill("export", "out", layout, "-o", "export", "--json")
+    assert (ran.code, ran.json["done_before"], ran.json["splits"]) == (0, False, {"train": 5})
+    before = contents("export")
+    again = imagemill("export", "out", layout, "-o", "export", "--json")
+    assert (again.code, again.json["done_before"]) == (0, True)
+    assert "exported before" in again.err
+    other = next(name for name in LAYOUTS if name != layout)
+    ran = imagemill("export", "out", other, "-o", "export")
+    assert (ran.code, f"`export` is in the layout `{layout}`" in ran.err) == (2, True)
+    generated("another", 3)
+    ran = imagemill("export", "another", layout, "-o", "export")
+    assert (ran.code, "was exported from another dataset" in ran.err) == (2, True)
+    add(dataset, score=lambda n: n / 2)
+    with pytest.raises(Stale, match="has changed since"):
+        package.export("out", layout, "export")
+    assert contents("export") == before
+
+
+def test_other_parameters_are_another_export() -> None:
+    generated()
+    package.export("out", "parquet", "export")
+    with pytest.raises(UsageError, match="was exported with other parameters: `shard_bytes` 500000000"):
+        package.export("out", "parquet", "export", shard_bytes=1000)
+
+
+def test_folders_that_hold_something_else_are_left_alone(imagemill: Command) -> None:
+    generated()
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("x")
+    Path("file").write_text("x")
+    for target, problem in {
+        "mine": "is not empty and holds no export",
+        "mine/notes.txt": "is a file",
+        "out": "is a dataset, or inside of one",
+        "out/images/new": "is a dataset, or inside of one",
+    }.items():
+        ran = imagemill("export", "out", "parquet", "-o", target)
+        assert (ran.code, problem in ran.err) == (2, True), ran.err
+    assert contents("mine") == {"notes.txt": hashlib.sha256(b"x").hexdigest()}
+    package.export("out", "imagefolder", "plain")
+    ran = imagemill("export", "out", "parquet", "-o", "plain/more")
+    assert (ran.code, "is inside of an export" in ran.err) == (2, True), ran.err
+    Path("empty").mkdir()
+    assert imagemill("export", "out", "parquet", "-o", "empty").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("out", "parquets", "-o", "x"), "did you mean `parquet`?"),
+        (("out", "parquet", "-o", "x", "--shard-byte", "1"), "did you mean `--shard-bytes`?"),
+        (("out", "parquet", "-o", "x", "--shard-bytes", "0"), "greater than or equal to 1, got: `0`"),
+        (("out", "imagefolder", "-o", "x", "--metadata", "csv"), "got: `csv`"),
+        (("out", "imagefolder", "-o", "x", "--shard-bytes", "1"), "there is no argument `--shard-bytes`"),
+        (("out", "parquet"), "required: -o/--output"),
+        (("absent", "parquet", "-o", "x"), "holds no dataset"),
+    ],
+)
+def test_wrong_arguments_are_told(imagemill: Command, arguments: tuple[str, ...], said: str) -> None:
+    generated()
+    ran = imagemill("export", *arguments)
+    assert (ran.code, said in ran.err) == (2, True), ran.err
+    assert not Path("x").exists()
+
+
+def test_a_dataset_that_is_not_finished_is_exported_as_it_stands(imagemill: Command) -> None:
+    dataset = generated(count=5, limit=3)
+    rows = Dataset("out").counts()
+    ran = imagemill("export", "out", "parquet", "-o", "export")
+    assert ran.code == 0
+    assert ("lacks" in ran.err) == (rows.pending > 0)
+    picture("a.png")
+    failing = ("--fail-text", "bad", "--fail-attempts", 9)
+    imagemill("generate", table([{"prompt": text} for text in ("good", "bad")]), "-o", "half", *FAKE, *failing)
+    ran = imagemill("export", "half", "parquet", "-o", "half-export")
+    assert ran.code == 0
+    assert "`half` lacks 1 image: exported as it stands" in ran.err
+    assert len(dataset) == 3
+    assert_equal(load("half-export")["train"], Dataset("half"))
+
+
+def test_nothing_is_written_on_a_dry_run(imagemill: Command) -> None:
+    generated()
+    ran = imagemill("export", "out", "parquet", "-o", "deep/export", "--dry-run")
+    assert (ran.code, ran.out) == (0, "deep/export\n")
+    assert "5 images · parquet" in ran.err
+    assert not Path("deep").exists()
+
+
+def test_a_dataset_that_is_being_written_is_not_exported(imagemill: Command) -> None:
+    with generated().lock():
+        ran = imagemill("export", "out", "parquet", "-o", "export")
+    assert ran.code == 5
+    assert not Path("export").exists()
+
+
+@every_layout
+@pytest.mark.parametrize("damage", ["changed", "absent"])
+def test_a_damaged_image_is_not_exported(layout: str, damage: str) -> None:
+    generated()
+    path = Path("out/images/part-000001/prompt_2_image_0.png")
+    if damage == "changed":
+        path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
+    else:
+        path.unlink()
+    with pytest.raises(ImagemillError, match=r"prompt_2_image_0\.png` (is not the image|cannot be read)") as caught:
+        package.export("out", layout, "export")
+    assert "verify --repair" in caught.value.hint
+    assert {path.name for path in Path().iterdir()} == {"out"}
+
+
+@pytest.mark.parametrize("what", ["record", "picture", "number"])
+@every_layout
+def test_what_reads_back_otherwise_is_no_export(layout: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layout that writes something wrong is caught, whatever it is."""
+    from imagemill.layouts.base import find_layout
+
+    kind = type(find_layout(layout, {}))
+    write = kind.write
+
+    def wrong(self: Any, content: Any, folder: Path) -> None:
+        write(self, content, folder)
+        if layout == "parquet":
+            (path,) = (folder / "data").iterdir()
+            rows = pq.read_table(path)
+            found = rows.to_pylist()
+            if what == "record":
+                found[1]["weight"] += 0.5
+            elif what == "picture":
+                found[1]["image"]["bytes"] = found[0]["image"]["bytes"]
+            else:
+                found.pop()
+            pq.write_table(pa.Table.from_pylist(found, rows.schema), path)
+            return
+        path = folder / "train" / "metadata.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        if what == "record":
+            lines[1] = lines[1].replace('"weight":1.0', '"weight":1')
+        elif what == "picture":
+            (folder / "train/00000/prompt_1_image_0.png").unlink()
+            shutil.copy(folder / "train/00000/prompt_0_image_0.png", folder / "train/00000/prompt_1_image_0.png")
+        else:
+            lines.pop()
+        path.write_text("".join(lines))
+
+    monkeypatch.setattr(kind, "write", wrong)
+    generated()
+    with pytest.raises(ImagemillError, match="what was written is not what was exported") as caught:
+        package.export("out", layout, "export")
+    assert {"record": "`weight` differs", "picture": "file `prompt_1", "number": "fewer images"}[what] in str(
+        caught.value
+    )
+    assert {path.name for path in Path().iterdir()} == {"out"}
+
+
+STOPPED = """
+import os, signal, sys
+from imagemill.cli import run
+place, seen = int(sys.argv[1]), 0
+def watched(name):
+    original = getattr(os, name)
+    def call(*arguments, **options):
+        global seen
+        seen += 1
+        if seen == place:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+    setattr(os, name, call)
+for name in ("link", "fsync", "rename", "mkdir", "rmdir", "unlink", "open"):
+    watched(name)
+sys.exit(run(sys.argv[2:]))
+"""
+
+
+@every_layout
+def test_a_kill_anywhere_leaves_all_or_nothing(layout: str) -> None:
+    generated("out", 3)
+    reference = contents(package.export("out", layout, "reference"))
+    codes: list[int] = []
+    for place in (3, 8, 13, 18, 22):
+        target = f"export-{place}"
+        arguments = [sys.executable, "-c", STOPPED, str(place), "export", "out", layout, "-o", target]
+        code = subprocess.run(arguments, capture_output=True, check=False).returncode
+        assert code in {0, -signal.SIGKILL}
+        codes.append(code)
+        assert not Path(target).exists() or contents(target) == reference
+        assert contents(package.export("out", layout, target)) == reference
+        assert not Path(f".{target}.tmp").exists(), "what the killed run had left is gone"
+    assert codes.count(-signal.SIGKILL) >= 4
+
+
+@every_layout
+def test_a_full_disk_leaves_nothing(layout: str, tmp_path: Path) -> None:
+    generated("out", 40)
+    size = 4_000 if layout == "imagefolder" else 9_000
+    code = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+        "from imagemill.cli import run; sys.exit(run(sys.argv[1:]))"
+    )
+    arguments = [sys.executable, "-c", code, "export", "out", layout, "-o", "export"]
+    ran = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert ran.returncode == 6, ran.stderr
+    assert "no space left to write `export`" in ran.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+# what there is
+
+
+def test_layouts_are_listed_with_their_parameters(imagemill: Command) -> None:
+    listed: Mapping[str, str] = imagemill("layouts", "--json").json
+    assert set(LAYOUTS) <= set(listed)
+    assert "--shard-bytes integer" in imagemill("layouts", "parquet").out
+    assert imagemill("layouts", "no-such").code == 2
