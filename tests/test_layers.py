@@ -46,7 +46,7 @@ LAYERS = [
 ]
 """From the bottom up: a module imports only from layers below its own, or from its own folder if that is one room."""
 
-ROOMS = {"commands", "dataset", "making", "remote", "reporting", "selecting", "server", "tables"}
+ROOMS = {"commands", "dataset", "expressions", "making", "remote", "reporting", "selecting", "server", "tables"}
 """Folders whose modules work together; in the others, files stand beside each other and know only their base."""
 
 BESIDE = {

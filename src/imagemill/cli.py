@@ -75,7 +75,18 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         told = ""
-        if arguments[0] in {"demo", "generate", "augment", "edit", "caption", "score", "run", "retry"}:
+        if arguments[0] in {
+            "demo",
+            "generate",
+            "augment",
+            "edit",
+            "caption",
+            "score",
+            "select",
+            "export",
+            "run",
+            "retry",
+        }:
             told = f"; nothing is lost. Continue: {shlex.join(['imagemill', *arguments])}"
         print(f"\ninterrupted{told}", file=sys.stderr)
         return 130

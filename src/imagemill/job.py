@@ -6,7 +6,8 @@ import shutil
 import tomllib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -167,18 +168,22 @@ class _Select(Step):
         """Write the selection, unless it is there."""
         del progress
         try:
-            prepared = select.prepare(str(self.source), self.folder, self.parameters)
+            prepared = self._prepared()
         except select.Stale:
-            # The steps before have gone on since: what follows from them alone is written anew.
-            shutil.rmtree(self.folder)
-            prepared = select.prepare(str(self.source), self.folder, self.parameters)
-        if not prepared.done:
-            select.write(prepared, select.choose(prepared))
+            with _replacing(self.folder):
+                prepared = self._prepared()
+                select.write(prepared, select.choose(prepared))
+        else:
+            if not prepared.done:
+                select.write(prepared, select.choose(prepared))
         found = select.selected(prepared)
         kept = {name: len(each) for name, each in found.items()} if isinstance(found, dict) else {"": len(found)}
         splits = ", ".join(f"{name} {count:,}" for name, count in kept.items() if name)
         total = len(prepared.dataset)
         return Outcome(f"{sum(kept.values()):,} of {total:,} images kept" + (f": {splits}" if splits else ""))
+
+    def _prepared(self) -> select.Prepared:
+        return select.prepare(str(self.source), self.folder, self.parameters)
 
 
 class _Export(Step):
@@ -193,10 +198,11 @@ class _Export(Step):
         del progress
         try:
             prepared = export.prepare(self.source, self.folder, self.parameters)
+            export.execute(prepared)
         except export.Stale:
-            shutil.rmtree(self.folder)
-            prepared = export.prepare(self.source, self.folder, self.parameters)
-        export.execute(prepared)
+            with _replacing(self.folder):
+                prepared = export.prepare(self.source, self.folder, self.parameters)
+                export.execute(prepared)
         return Outcome(f"{sum(prepared.images.values()):,} images in the layout `{prepared.layout.component_name()}`")
 
 
@@ -296,6 +302,21 @@ def _beside(path: Path, name: str, must: bool) -> str:
     """A path of a job file, which is relative to it; what is no path there stays as it is, such as a hub id."""
     near = path.parent / name
     return str(near) if must or near.exists() or Path(name).suffix else name
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[None]:
+    """Put aside what follows from earlier steps alone, which have gone on since, until it has been written anew."""
+    aside = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside)
 
 
 def _added(report: Report, what: str) -> Outcome:

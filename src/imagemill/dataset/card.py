@@ -152,13 +152,13 @@ def scores_of(job: Mapping[str, Any]) -> list[str]:
 def _reading(dataset: Dataset, counts: Counts) -> str:
     """What readers must be told to see the images and their columns as they are; nothing where they see that."""
     scores = scores_of(dataset.job)
-    if scores and counts.done:
+    if scores and any(part.empty_columns for part in dataset.parts):
         return _typed(dataset, scores)
     return _configs(dataset) if counts.done <= _FEW and not counts.pending else ""
 
 
 def _typed(dataset: Dataset, scores: Sequence[str]) -> str:
-    """Tell the types of all columns: a part without a single score would tell that they are of none.
+    """Tell the types of all columns, where a part without a single score would tell that they are of none.
 
     Then `load_dataset` knows what it has cached by these lines alone; the description says which state this is.
     """
@@ -179,16 +179,12 @@ def _typed(dataset: Dataset, scores: Sequence[str]) -> str:
         lines += [f"    list: {_NAMES.get(listed[1], listed[1])}" if listed else f"    dtype: {kind}"]
     parts = dataset.parts
     state = [[part.name, dataset.seals.get(part.name) or part.metadata.stat().st_size] for part in parts]
-    kinds = sorted({Path(file).suffix for part in parts for record in part.records() for file in files_of(record)})
-    paths = "\n".join(f"    - images/*/*{kind}" for kind in kinds)
     return f"""configs:
 - config_name: default
   description: {hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]}
   data_files:
   - split: train
-    path:
-    - images/*/metadata.jsonl
-{paths}
+    path: images/*/*
   features:
 {chr(10).join(lines)}
 """

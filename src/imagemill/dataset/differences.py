@@ -14,6 +14,9 @@ def check_same(folder: Path, found: Mapping[str, Any], job: Mapping[str, Any]) -
 
     The table and the model's server may have moved, and `limit` may have grown: the rest is made then.
     """
+    for step in found["steps"]:
+        if step["operator"] == "select":
+            raise UsageError(f"`{folder}` is a selection from `{step['source']}`", "choose another output folder")
     old, new = _flat(found), _flat(job)
     limits = old.get("input.limit"), new.get("input.limit")
     if limits[0] and not old.get("input.sample") and (limits[1] is None or limits[1] >= limits[0]):

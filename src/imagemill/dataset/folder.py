@@ -6,7 +6,7 @@ import hashlib
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -84,6 +84,13 @@ class Part:
         planned: int = min(PART_SIZE, self.dataset.job["plan"]["requests"] - (self.number - 1) * PART_SIZE)
         return len(self.dataset.ended(self, self.dataset.failures())) == planned
 
+    @property
+    def empty_columns(self) -> list[str]:
+        """The columns that hold nothing but null, so that nobody can tell their type from this part."""
+        if self.sealed:
+            return list(self.dataset.seals[self.name].get("empty", ()))
+        return empty_columns(self.records())
+
     def append(self, records: Iterable[Record]) -> None:
         """Commit records whose images are in place."""
         self.unseal()
@@ -95,7 +102,10 @@ class Part:
         content = encode_lines(records)
         if records and self.metadata.read_bytes() != content:
             write_file(self.metadata, content)
-        self._mark({"records": len(records), "sha256": hashlib.sha256(content).hexdigest()})
+        seal: dict[str, Any] = {"records": len(records), "sha256": hashlib.sha256(content).hexdigest()}
+        if nothing := empty_columns(records):
+            seal["empty"] = nothing
+        self._mark(seal)
 
     def unseal(self) -> None:
         """Open the part for changes again."""
@@ -260,12 +270,12 @@ class Dataset:
 
     @cached_property
     def seals(self) -> dict[str, dict[str, Any]]:
-        """The seal of every complete part: `records` and the `sha256` of its metadata."""
+        """The seal of every complete part: `records`, the `sha256` of its metadata, columns with nothing but null."""
         seals: dict[str, dict[str, Any]] = {}
         for line in read_lines(self.seals_file):
             seals.pop(line["part"], None)
             if line["sealed"]:
-                seals[line["part"]] = {"records": line["records"], "sha256": line["sha256"]}
+                seals[line["part"]] = {name: line[name] for name in ("records", "sha256", "empty") if name in line}
         return seals
 
     @property
@@ -392,6 +402,12 @@ class Dataset:
 
     def _made_names(self) -> set[str]:
         return {Path(record["file_name"]).stem for record in self}
+
+
+def empty_columns(records: Sequence[Record]) -> list[str]:
+    """The columns of records that hold nothing but null."""
+    names = [name for name, value in records[0].items() if value is None] if records else []
+    return [name for name in names if all(record.get(name) is None for record in records)]
 
 
 def failure_line(request: Request, reason: str, message: str) -> dict[str, Any]:
