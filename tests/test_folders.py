@@ -26,7 +26,7 @@ from imagemill.hub import Hub, is_pickle
 from imagemill.models.diffusers.folders import Lora
 
 from . import pipelines
-from .conftest import Command
+from .conftest import Command, Completed
 
 pytest.importorskip("torch", reason="the extra `local` is not installed")
 pytest.importorskip("diffusers", reason="the extra `local` is not installed")
@@ -331,16 +331,35 @@ class _Hub(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
 
+_COMMANDS = """
+import contextlib, io, json, sys, traceback
+from imagemill.cli import run
+
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = run(json.loads(line))
+        except Exception:
+            code = 1
+            traceback.print_exc()
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+"""Runs one command after the other in a process that has imported everything once."""
+
+
 @dataclass(frozen=True)
 class Served:
-    """A hub on loopback, and commands that use it."""
+    """A hub on loopback, and a process whose commands use it: the hub's address is read at import."""
 
     handler: type[_Hub]
-    environment: dict[str, str]
+    process: subprocess.Popen[str]
 
-    def generate(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "imagemill", *map(str, arguments)]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+    def generate(self, *arguments: object) -> Completed:
+        assert self.process.stdin
+        assert self.process.stdout
+        print(json.dumps([str(argument) for argument in arguments]), file=self.process.stdin, flush=True)
+        return Completed(*json.loads(self.process.stdout.readline()))
 
 
 @pytest.fixture
@@ -352,40 +371,42 @@ def hub(source: Path, tmp_path: Path) -> Iterator[Served]:
     handler = type("Handler", (_Hub,), {"folders": {"a" * 40: source, "b" * 40: old}, "asked": [], "main": "a" * 40})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield Served(
-        handler,
-        {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
-            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_TOKEN": "hf_secret",
-        },
-    )
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_TOKEN": "hf_secret",
+    }
+    command = [sys.executable, "-c", _COMMANDS]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Served(handler, process)
     server.shutdown()
     server.server_close()
 
 
 def test_a_hub_id_is_resolved_to_its_commit_and_stays_there(hub: Served, prompts: Path, tmp_path: Path) -> None:
     ran = hub.generate(*run("someone/tiny", "--dry-run"))
-    assert ran.returncode == 0, ran.stderr
+    assert ran.code == 0, ran.err
     assert not any("safetensors" in path for path in hub.handler.asked), "a dry run fetches no weights"
     ran = hub.generate(*run("someone/tiny"))
-    assert ran.returncode == 0, ran.stderr
+    assert ran.code == 0, ran.err
     record = next(iter(Dataset("out")))
     assert (record["model"], record["model_revision"]) == ("someone/tiny", "a" * 40)
     assert "Bearer hf_secret" in hub.handler.tokens
     hub.handler.main = "b" * 40
     ran = hub.generate(*run("someone/tiny", "--limit", 3))
-    assert ran.returncode == 0, ran.stderr
+    assert ran.code == 0, ran.err
     assert {record["model_revision"] for record in Dataset("out")} == {"a" * 40}
     ran = hub.generate(*run("someone/tiny", "-o", "new", "--hf-cache-dir", tmp_path / "cache"))
-    assert ran.returncode == 0, ran.stderr
+    assert ran.code == 0, ran.err
     assert {record["model_revision"] for record in Dataset("new")} == {"b" * 40}
     assert Dataset("new").job["steps"][0]["license"] == "cc0-1.0"
     assert "cache" not in Path("new/job.toml").read_text()
     hub.handler.asked.clear()
     ran = hub.generate(*run("someone/tiny", "--offline", "--limit", 4))
-    assert ran.returncode == 0, ran.stderr
+    assert ran.code == 0, ran.err
     assert not any("someone" in path for path in hub.handler.asked)
 
 
@@ -393,20 +414,20 @@ def test_a_lora_comes_from_the_hub_and_stays_the_same(hub: Served, model: Path, 
     for folder in hub.handler.folders.values():
         lora(folder / "style.safetensors", seed=len(str(folder)))
     ran = hub.generate(*run(model, "--lora", "someone/tiny/style.safetensors:0.5"))
-    assert ran.returncode == 0, ran.stderr
+    assert ran.code == 0, ran.err
     pinned = [f"someone/tiny/style.safetensors@{'a' * 40}:0.5"]
     assert Dataset("out").job["steps"][0]["model_parameters"]["lora"] == pinned
     hub.handler.main = "b" * 40
     ran = hub.generate(*run(model, "--lora", "someone/tiny/style.safetensors:0.5", "--limit", 3))
-    assert ran.returncode == 0, ran.stderr
+    assert ran.code == 0, ran.err
     assert Dataset("out").job["steps"][0]["model_parameters"]["lora"] == pinned
     ran = hub.generate(*run(model, "-o", "new", "--lora", "someone/tiny/absent.safetensors"))
-    assert (ran.returncode, "Traceback" in ran.stderr) == (2, False)
+    assert (ran.code, "Traceback" in ran.err) == (2, False)
 
 
 def test_a_model_that_is_nowhere_is_explained(hub: Served, prompts: Path) -> None:
     for model, more in (("someone/nothing", ()), ("someone/tiny", ("--offline",))):
         ran = hub.generate(*run(model, *more))
-        assert ran.returncode == 2
-        assert f"`{model}` is neither here nor " in ran.stderr
-        assert "Traceback" not in ran.stderr
+        assert ran.code == 2
+        assert f"`{model}` is neither here nor " in ran.err
+        assert "Traceback" not in ran.err

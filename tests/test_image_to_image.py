@@ -401,9 +401,9 @@ def test_a_picture_of_any_size_keeps_it(folder: Path, tmp_path: Path, size: tupl
 @of("stable_diffusion")
 def test_a_wide_picture_stays_one(folder: Path, tmp_path: Path) -> None:
     model = loaded(folder)
-    images = (picture(tmp_path, 1, (768, 432)),)
-    request = replace(asked(model, tmp_path)[0], width=768, height=432, images=images, num_inference_steps=2)
-    assert pixels(made(model, (request,), 1))["0"].shape == (432, 768, 3)
+    images = (picture(tmp_path, 1, (384, 216)),)
+    request = replace(asked(model, tmp_path)[0], width=384, height=216, images=images, num_inference_steps=2)
+    assert pixels(made(model, (request,), 1))["0"].shape == (216, 384, 3)
 
 
 def test_a_picture_is_resized_and_its_edge_goes_on(tmp_path: Path) -> None:
