@@ -24,10 +24,18 @@ from imagemill.operators.augment import Augment
 from imagemill.operators.caption import Caption
 from imagemill.operators.edit import Edit
 from imagemill.operators.generate import Generate
+from imagemill.operators.select import Select
 from imagemill.tables.columns import PictureTable, TableOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 TYPES = {"string": "text", "array": "text, may be repeated", "boolean": "yes or no"}
+TAKES = {
+    "": "[parameter of the job]({0}.md) and for every [parameter of the model](models.md) that `--model` names",
+    "score": "[parameter of the scorers](scorers.md) that `--with` names",
+    "select": "[parameter of the selection](select.md)",
+    "export": "[parameter of the layout](layouts.md)",
+}
+"""Parameters that are flags of a command: those of an operator that makes images, or of another one."""
 NOTE = "<!-- Written by docs/reference.py from the code: change the code, then run `make docs`. -->"
 _BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -93,10 +101,7 @@ def _command_section(command: str) -> str:
     rows = [[f"`{_name(action)}`", _help(action)] for action in [*arguments, *flags]]
     text.append(_table(["argument", "meaning"], rows))
     if command in component_names("operators"):
-        text.append(
-            f"It also takes a flag for every [parameter of the job]({command}.md) and for every "
-            "[parameter of the model](models.md) that `--model` names."
-        )
+        text.append(f"It also takes a flag for every {TAKES.get(command, TAKES['']).format(command)}.")
     return "\n\n".join(text)
 
 
@@ -165,12 +170,13 @@ def _operator_page(operator: type[Making], function: str) -> str:
     )
 
 
-def _caption_page() -> str:
+def _plain_page(operator: type[Component], more: str = "") -> str:
+    name = operator.component_name()
     return _page(
-        "Parameters of caption",
-        "They are the flags of `imagemill caption` and the keyword arguments of `imagemill.caption`. "
-        "`job.toml` keeps their values. A parameter of the [model](models.md) is given in the same way.",
-        _parameters(Caption.parameters()),
+        f"Parameters of {name}",
+        f"They are the flags of `imagemill {name}` and the keyword arguments of `imagemill.{name}`. "
+        f"`job.toml` keeps their values.{more}",
+        _parameters(operator.parameters()),
     )
 
 
@@ -319,7 +325,20 @@ def expected() -> dict[Path, str]:
             folder / f"{operator.component_name()}.md": _operator_page(operator, operator.component_name())
             for operator in (Generate, Augment, Edit)
         },
-        folder / "caption.md": _caption_page(),
+        folder / "caption.md": _plain_page(Caption, " A parameter of the [model](models.md) is given in the same way."),
+        folder / "select.md": _plain_page(Select),
+        folder / "scorers.md": _components_page(
+            "Scorers",
+            "scorers",
+            "`imagemill score --with` names them; their parameters are flags of the command then, and keyword "
+            "arguments of `imagemill.score`.",
+        ),
+        folder / "layouts.md": _components_page(
+            "Layouts",
+            "layouts",
+            "`imagemill export DATASET LAYOUT` names one; its parameters are flags of the command then, and keyword "
+            "arguments of `imagemill.export`.",
+        ),
         folder / "models.md": _components_page(
             "Models",
             "models",
