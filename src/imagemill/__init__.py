@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from imagemill.operators.generate import generate
     from imagemill.operators.score import score
     from imagemill.operators.select import select
+    from imagemill.reporting.page import report
     from imagemill.reproduction import Reproduction, reproduce
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "edit",
     "export",
     "generate",
+    "report",
     "reproduce",
     "retry",
     "run",
@@ -65,6 +67,7 @@ _HOMES = {
     "generate": "operators.generate",
     "score": "operators.score",
     "select": "operators.select",
+    "report": "reporting.page",
     "retry": "making.retrying",
     "run": "job",
     "verify": "dataset.verify",

@@ -265,11 +265,15 @@ def check_job(job: Job, where: str = "job", workers: int = 1, devices: str = "")
 
 
 def _told(number: int, name: object, error: UsageError) -> list[str]:
-    """The problems of a step, each in a line, with the hint."""
-    lines = [line.removeprefix(f"{name}: ") for line in error.message.splitlines()]
-    return [f"step {number} ({name}): {line}" for line in lines[:-1]] + [
-        f"step {number} ({name}): {lines[-1]}" + (f"; {error.hint}" if error.hint else "")
-    ]
+    """The problems of a step, each with its place and the last one with the hint."""
+    lines = []
+    for line in error.message.splitlines():
+        # What is indented shows the place in a text.
+        problem = line and not line.startswith(" ")
+        lines.append(f"step {number} ({name}): {line.removeprefix(f'{name}: ')}" if problem else line)
+    if error.hint:
+        lines[-1] += f"\n    {error.hint}" if lines[-1].startswith(" ") else f"; {error.hint}"
+    return lines
 
 
 def run(
