@@ -48,13 +48,14 @@ def score(arguments: Sequence[str]) -> int:
     terminal = Terminal(parsed.quiet, parsed.json)
     parameters = given(parsed, *(component for _, component in components))
     prepared = prepare(Dataset(parsed.dataset), names, parameters, parsed.workers, parsed.devices)
-    for scoring in prepared.scorings:
-        terminal.say(_plan_line(scoring, prepared.images))
+    images, pending = len(prepared.dataset), prepared.pending()
+    for scoring, left in zip(prepared.scorings, pending, strict=True):
+        terminal.say(_plan_line(scoring, left, images))
     if parsed.dry_run:
         terminal.data(_data(prepared), str(prepared.dataset.folder))
         return 0
     try:
-        with Meter(terminal, sum(scoring.pending for scoring in prepared.scorings)) as meter:
+        with Meter(terminal, sum(pending)) as meter:
             report = execute(prepared, meter)
     except SomeFailed:
         if parsed.json:
@@ -100,14 +101,14 @@ def _named(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, type[Co
     return names, components
 
 
-def _plan_line(scoring: Scoring, images: int) -> str:
+def _plan_line(scoring: Scoring, pending: int, images: int) -> str:
     parts = [
-        f"{scoring.name}: {number(scoring.pending, 'image')} to score",
+        f"{scoring.name}: {number(pending, 'image')} to score",
         str(scoring.step["model"] or "arithmetic"),
         "columns " + ", ".join(f"`{name}`" for name in (*scoring.step["scores"], *scoring.step["columns"])),
     ]
-    if scoring.pending < images:
-        parts.append(f"{images - scoring.pending:,} done before")
+    if pending < images:
+        parts.append(f"{images - pending:,} done before")
     return " · ".join(parts)
 
 
@@ -115,21 +116,24 @@ def _data(prepared: Prepared) -> dict[str, Any]:
     """How the columns stand, as programs read it."""
     from imagemill.dataset.journal import ColumnJournal, blanks_of
 
+    journals = [ColumnJournal(prepared.dataset, blanks_of(scoring.step)) for scoring in prepared.scorings]
+    images, pending, without = 0, [0] * len(journals), [0] * len(journals)
+    for images, record in enumerate(prepared.dataset, start=1):  # noqa: B007 - how many there are
+        for place, (journal, scoring) in enumerate(zip(journals, prepared.scorings, strict=True)):
+            if journal.is_pending(record):
+                pending[place] += 1
+            elif scoring.step["scores"]:
+                without[place] += all(record[name] is None for name in scoring.step["scores"])
     found: dict[str, Any] = {}
-    records = list(prepared.dataset)
-    for scoring in prepared.scorings:
-        journal = ColumnJournal(prepared.dataset, blanks_of(scoring.step))
-        pending = sum(map(journal.is_pending, records))
+    for place, (journal, scoring) in enumerate(zip(journals, prepared.scorings, strict=True)):
         failed = Counter(failure["reason"] for failure in journal.failures())
-        scores = list(scoring.step["scores"])
-        without = sum(all(record.get(name) is None for name in scores) for record in records) if scores else 0
         found[scoring.name] = {
             "columns": list(blanks_of(scoring.step)),
             "model": scoring.step["model"],
             "model_revision": scoring.step["model_revision"],
-            "done": len(records) - pending,
-            "without": max(0, without - pending),
+            "done": images - pending[place],
+            "without": without[place],
             "failed": dict(failed),
-            "pending": pending - failed.total(),
+            "pending": pending[place] - failed.total(),
         }
-    return {"dataset": str(prepared.dataset.folder), "images": prepared.images, "scorers": found}
+    return {"dataset": str(prepared.dataset.folder), "images": images, "scorers": found}

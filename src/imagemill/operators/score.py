@@ -36,8 +36,6 @@ class Scoring:
     scorer: Scorer
     step: dict[str, Any]
     """As `job.toml` says it."""
-    pending: int
-    """Images without its scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,15 @@ class Prepared:
     dataset: Dataset
     scorings: tuple[Scoring, ...]
     executor: Local
-    images: int
+
+    def pending(self) -> list[int]:
+        """How many images have no scores, for each scorer."""
+        journals = [ColumnJournal(self.dataset, blanks_of(scoring.step)) for scoring in self.scorings]
+        counts = [0] * len(journals)
+        for record in self.dataset:
+            for number, journal in enumerate(journals):
+                counts[number] += journal.is_pending(record)
+        return counts
 
 
 def prepare(
@@ -58,13 +64,13 @@ def prepare(
     Raises UsageError, also when a column holds something else.
     """
     executor = local_executor(workers, devices)
-    records = list(dataset)
-    if not records:
+    first = next(iter(dataset), None)
+    if first is None:
         raise UsageError(f"`{dataset.folder}` has no image yet", "generate some first")
     found = []
     for name, scorer in find_scorers(scorers, parameters):
         check_devices(executor, scorer)
-        scorer.check(records[0])
+        scorer.check(first)
         columns = scorer.columns()
         job = without_empty(dataset, dataset.job, "score", {key: column.blank for key, column in columns.items()})
         known = begun(job, "score", next(iter(columns)))
@@ -72,9 +78,8 @@ def prepare(
         resolved = scorer.resolve(known["model_parameters"] if known and same else {}, executor.workers)
         step = step_of(name, resolved)
         check_step(dataset, step, job)
-        journal = ColumnJournal(dataset, blanks_of(step))
-        found.append(Scoring(name, resolved, step, sum(map(journal.is_pending, records))))
-    return Prepared(dataset, tuple(found), executor, len(records))
+        found.append(Scoring(name, resolved, step))
+    return Prepared(dataset, tuple(found), executor)
 
 
 def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
