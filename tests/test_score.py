@@ -147,6 +147,7 @@ def test_a_dataset_can_be_loaded_while_it_is_scored(tmp_path: Path) -> None:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     journal = Path("out/.imagemill/columns/length.jsonl")
     while b'"length":null' in Path("out/images/part-000001/metadata.jsonl").read_bytes() or not journal.exists():
+        assert process.poll() is None, "it has ended already"
         time.sleep(0.05)
     # Of the last part nobody can tell yet what type its scores are of.
     for number in range(2):
