@@ -60,6 +60,8 @@ class Slow(Scorer):
             else:
                 size = float(len(seen.data))
                 yield Scored(seen, {"length": size, "said": "seen", "vector": np.array([1, 2, size % 7], np.float16)})
+        if self.stops == "end":
+            raise RuntimeError("out of order")
 '''
 
 
@@ -203,6 +205,14 @@ def test_a_scorer_that_breaks_stops_the_run_and_loses_nothing(imagemill: Command
     scored = [record["length"] is not None for record in package.Dataset("out")]
     assert sum(scored) == 90, "those before it are kept"
     assert verify(package.Dataset("out"), reader=False) == []
+
+
+def test_a_scorer_that_breaks_at_the_end_stops_the_run_too(imagemill: Command) -> None:
+    made(20)
+    ran = imagemill("score", "out", "--with", "quality,slow", "--stops", "end")
+    assert ran.code == 1
+    assert "out of order" in ran.err
+    assert all(record["length"] is not None for record in package.Dataset("out"))
 
 
 def test_an_image_that_cannot_be_read_is_told_and_costs_no_other(imagemill: Command) -> None:

@@ -83,18 +83,23 @@ def score_images(scorers: Sequence[Scorer], work: Iterable[Sequence[Item]], sink
     feeds: list[queue.Queue[Seen | None]] = [queue.Queue(_AHEAD) for _ in scorers]
     waiting: list[dict[Path, Item]] = [{} for _ in scorers]
     errors: list[ImagemillError] = []
+    ended: set[int] = set()
+
+    def fed(group: int) -> Iterator[Seen]:
+        yield from iter(feeds[group].get, None)
+        ended.add(group)
 
     def run(group: int) -> None:
         try:
-            for scored in scorers[group].score(iter(feeds[group].get, None)):
+            for scored in scorers[group].score(fed(group)):
                 sink(_annotation(waiting[group].pop(scored.seen.path), scored, group))
         except Exception as error:  # noqa: BLE001 - raised again where the scorers are waited for
             stopped = ModelError(f"`{scorers[group].component_name()}` stopped: {type(error).__name__}: {error}")
             stopped.__cause__ = error
             errors.append(error if isinstance(error, ImagemillError) else stopped)
-            # Whoever feeds it must not wait for room.
-            while feeds[group].get() is not None:
-                pass
+        # Whoever feeds it must not wait for room.
+        while group not in ended and feeds[group].get() is not None:
+            pass
 
     threads = [threading.Thread(target=run, args=(group,), daemon=True) for group in range(len(scorers))]
     for thread in threads:
