@@ -58,7 +58,7 @@ def test_the_steps_follow_each_other_and_the_same_command_does_nothing_more(imag
     before = {name: contents(Path("made", name)) for name in ("generate", "select")}
     again = imagemill("run", "job.toml")
     assert again.code == 0
-    assert "0 of them made now" in again.err
+    assert "0 made now" in again.err
     assert {name: contents(Path("made", name)) for name in ("generate", "select")} == before
 
 
@@ -101,6 +101,9 @@ def test_every_problem_is_told_at_once_and_nothing_is_made(imagemill: Command) -
         ([{"scorers": ["quality"]}], "names no `operator`"),
         ([STEPS[1]], "holds no dataset"),
         ([{**STEPS[0], "accept": "sharpnes > 1"}], "did you mean `sharpness`"),
+        ([*STEPS[:2], {**STEPS[2], "split": "train=0.5,test=0.5"}, STEPS[1]], "can come `export`"),
+        ([*STEPS, STEPS[2]], "can come nothing"),
+        ([STEPS[0], {"operator": "caption", "model": "fake", "column": "topic"}], "column of the dataset already"),
     ],
 )
 def test_what_a_step_lacks_is_known_before_the_first_one_runs(
@@ -170,6 +173,30 @@ def test_what_failed_and_is_made_later_goes_through_the_later_steps(imagemill: C
     assert len(package.Dataset("made/generate")) == 60
     assert len(package.Dataset("made/select")) >= first
     assert verify(package.Dataset("made/select")) == []
+
+
+def test_what_was_added_to_a_selection_goes_over_to_the_one_that_takes_its_place(imagemill: Command) -> None:
+    failing = {**STEPS[0], "fail_text": "picture 7", "fail_attempts": 1}
+    steps = [failing, STEPS[1], {"operator": "select", "where": "brightness > 0.45"}]
+    assert imagemill("run", job(*steps, {"operator": "caption", "model": "fake", "column": "seen"})).code == 3
+    captions = {record["sha256"]: record["seen"] for record in package.Dataset("made/select")}
+    assert all(captions.values())
+    assert imagemill("retry", "made/generate").code == 0
+    again = imagemill("run", "job.toml")
+    assert again.code == 0, again.err
+    found = {record["sha256"]: record["seen"] for record in package.Dataset("made/select")}
+    assert len(found) > len(captions)
+    assert found.items() > captions.items()
+    assert f"{len(found) - len(captions)} captions added" in again.err
+    assert not list(Path("made").glob(".*"))
+    assert verify(package.Dataset("made/select")) == []
+
+
+def test_a_question_may_ask_for_the_tries_of_a_quota(imagemill: Command) -> None:
+    quota = {**STEPS[0], "accept": "brightness > 0.45"}
+    ran = imagemill("run", job(quota, {"operator": "select", "where": "tries < 3 and brightness > 0.46"}))
+    assert ran.code in {0, 3}, ran.err
+    assert all(record["tries"] < 3 for record in package.Dataset("made/select"))
 
 
 def test_images_of_a_dataset_and_pictures_in_a_folder_can_be_the_input(imagemill: Command) -> None:

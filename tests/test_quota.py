@@ -128,6 +128,22 @@ def test_what_cannot_be_asked_for_is_said_before_anything_is_made(options: dict[
     assert not Path("out").exists()
 
 
+def test_a_quota_over_more_than_one_part_is_filled(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    table = [f"picture {number}" for number in range(1300)]
+    dataset = package.generate(table, "out", model="fake", seed=1, accept="brightness >= 0.4")
+    assert len(dataset) == 1300
+    assert verify(dataset, reader=False) == []
+    assert len(datasets.load_dataset("out", split="train", cache_dir=str(tmp_path / "cache"))) == 1300
+
+
+def test_a_column_of_the_table_is_not_overwritten_by_what_scores() -> None:
+    table = [{"prompt": "a", "sharpness": "x"}]
+    with pytest.raises(package.UsageError, match="`sharpness` is a column of the dataset already"):
+        package.generate(table, "out", model="fake", seed=1, accept="contrast > 0")
+    assert not Path("out").exists()
+
+
 def test_another_question_is_another_dataset() -> None:
     package.generate(PROMPTS, "out", **BRIGHT, max_tries=50)
     with pytest.raises(package.UsageError, match="`accept` was"):

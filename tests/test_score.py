@@ -189,6 +189,31 @@ def test_a_run_killed_at_random_ends_like_an_undisturbed_one(tmp_path: Path) -> 
     assert len(looked) < 300 + 6 * 100, "what has been scored is not scored again"
 
 
+def test_what_a_killed_run_has_found_is_not_taken_for_another_models(imagemill: Command) -> None:
+    made(40)
+    command = [sys.executable, "-m", "imagemill", "score", "out", "--with", "slow", "--quiet", "--pause"]
+    process = subprocess.Popen([*command, "0.05"], stdout=subprocess.DEVNULL)
+    journal = Path("out/.imagemill/columns/length.jsonl")
+    while not journal.exists() or len(journal.read_bytes().splitlines()) < 5:
+        assert process.poll() is None, "it has ended already"
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    other = imagemill("score", "out", "--with", "slow", "--pause", "0.01")
+    assert other.code == 2
+    assert "filled in another way: `pause` was `0.05`, now `0.01`" in other.err
+    assert imagemill("score", "out", "--with", "slow", "--pause", "0.05").code == 0
+
+
+def test_a_scored_dataset_grows_over_a_part(imagemill: Command) -> None:
+    table = [f"picture {number}" for number in range(1100)]
+    package.generate(table, "out", model="fake", seed=1, limit=1000)
+    package.score("out", "quality")
+    assert len(package.generate(table, "out", model="fake", seed=1)) == 1100
+    assert imagemill("score", "out", "--with", "quality").code == 0
+    assert verify(package.Dataset("out")) == []
+
+
 def test_two_workers_score_as_one_does(imagemill: Command) -> None:
     made(60, "one")
     made(60, "two")

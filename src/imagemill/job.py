@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import tomllib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,9 +18,11 @@ from imagemill.dataset import Dataset
 from imagemill.dataset.journal import blanks_of
 from imagemill.errors import UsageError, did_you_mean
 from imagemill.making import execution, preparation
+from imagemill.making.added import check_columns
 from imagemill.making.collecting import dataset_of
 from imagemill.making.parameters import split_parameters
-from imagemill.making.quota import schema_of
+from imagemill.making.quota import schema_of, unscored
+from imagemill.making.replacing import carry, replaced, restore
 from imagemill.making.scoring import find_scorers, step_of
 from imagemill.models.base import find_model
 from imagemill.operators import augment, caption, edit, export, generate, score, select
@@ -77,6 +77,10 @@ class Step(ABC):
     def run(self, progress: Progress | None) -> Outcome:
         """Do what is left to do."""
 
+    def followers(self) -> tuple[str, ...]:
+        """The operators that can come after it."""
+        return tuple(_STEPS)
+
 
 class _Making(Step):
     operators: ClassVar[Mapping[str, type[preparation.Making]]] = {
@@ -99,11 +103,13 @@ class _Making(Step):
 
     def run(self, progress: Progress | None) -> Outcome:
         """Make the images that are still to be made."""
-        report = execution.execute(self._prepared(), progress)
+        prepared = self._prepared()
+        report = execution.execute(prepared, progress)
         dataset = Dataset(self.folder)
         execution.raise_if_all_failed(dataset)
         counts = dataset.counts()
-        return Outcome(f"{counts.done:,} images, {report.done:,} of them made now", sum(counts.failed.values()))
+        failed = sum(counts.failed.values()) + (unscored(dataset, prepared.quota) if prepared.quota else 0)
+        return Outcome(f"{counts.done:,} images, {report.done:,} made now", failed)
 
     def _prepared(self) -> preparation.Prepared:
         operator = self.operators[self.name]
@@ -114,10 +120,13 @@ class _Caption(Step):
     makes = False
 
     def check(self, known: Record | None, first: bool) -> Record | None:
-        """Parameters of operator and model."""
+        """Parameters of operator and model, and the columns to fill."""
         options, _ = caption.check_parameters(self.parameters)
-        del first
-        return None if known is None else {**known, **options.blanks()}
+        if known is None:
+            return None
+        if not first:
+            check_columns(known, {"operator": "caption", "columns": options.blanks()}, ())
+        return {**known, **options.blanks()}
 
     def run(self, progress: Progress | None) -> Outcome:
         """Describe what has no text yet."""
@@ -130,13 +139,16 @@ class _Score(Step):
     makes = False
 
     def check(self, known: Record | None, first: bool) -> Record | None:
-        """Parameters of the scorers, and the columns that they need."""
-        del first
-        steps = []
+        """Parameters of the scorers, and the columns that they need and fill."""
+        if first:
+            score.prepare(Dataset(self.folder), self._scorers, self._parameters, self.workers, self.devices)
+        steps: list[dict[str, Any]] = []
         for name, scorer in find_scorers(self._scorers, self._parameters):
-            if known is not None:
+            step = step_of(name, scorer)
+            if known is not None and not first:
                 scorer.check(known)
-            steps.append(step_of(name, scorer))
+                check_columns(known, step, steps)
+            steps.append(step)
         return None if known is None else {**known, **{k: v for step in steps for k, v in blanks_of(step).items()}}
 
     def run(self, progress: Progress | None) -> Outcome:
@@ -156,6 +168,10 @@ class _Score(Step):
 
 
 class _Select(Step):
+    def followers(self) -> tuple[str, ...]:
+        """Splits are datasets of their own, which only an export takes together."""
+        return ("export",) if self.parameters.get("split") else super().followers()
+
     def check(self, known: Record | None, first: bool) -> Record | None:
         """Parameters, and the columns that are asked for."""
         del first
@@ -167,15 +183,17 @@ class _Select(Step):
     def run(self, progress: Progress | None) -> Outcome:
         """Write the selection, unless it is there."""
         del progress
+        restore(self.folder)
         try:
             prepared = self._prepared()
-        except select.Stale:
-            with _replacing(self.folder):
-                prepared = self._prepared()
-                select.write(prepared, select.choose(prepared))
-        else:
             if not prepared.done:
                 select.write(prepared, select.choose(prepared))
+        except select.Stale:
+            with replaced(self.folder) as aside:
+                prepared = self._prepared()
+                select.write(prepared, select.choose(prepared))
+                for folder in (self.folder / name for name in prepared.options.shares() or ("",)):
+                    carry(Dataset(aside / folder.relative_to(self.folder)), Dataset(folder))
         found = select.selected(prepared)
         kept = {name: len(each) for name, each in found.items()} if isinstance(found, dict) else {"": len(found)}
         splits = ", ".join(f"{name} {count:,}" for name, count in kept.items() if name)
@@ -187,6 +205,10 @@ class _Select(Step):
 
 
 class _Export(Step):
+    def followers(self) -> tuple[str, ...]:
+        """What is exported is no dataset of ours any more."""
+        return ()
+
     def check(self, known: Record | None, first: bool) -> Record | None:
         """Nothing stands in the way of a layout but its parameters."""
         del first
@@ -196,11 +218,12 @@ class _Export(Step):
     def run(self, progress: Progress | None) -> Outcome:
         """Write the layout, unless it is there."""
         del progress
+        restore(self.folder)
         try:
             prepared = export.prepare(self.source, self.folder, self.parameters)
             export.execute(prepared)
         except export.Stale:
-            with _replacing(self.folder):
+            with replaced(self.folder):
                 prepared = export.prepare(self.source, self.folder, self.parameters)
                 export.execute(prepared)
         return Outcome(f"{sum(prepared.images.values()):,} images in the layout `{prepared.layout.component_name()}`")
@@ -244,6 +267,9 @@ def check_job(job: Job, where: str = "job", workers: int = 1, devices: str = "")
         name = given.get("operator")
         try:
             step = _step(job, given, source, used)
+            if steps and name not in steps[-1].followers():
+                after = ", ".join(f"`{follower}`" for follower in steps[-1].followers()) or "nothing"
+                raise UsageError(f"after `{steps[-1].name}` can come {after}", "put it before, or into another job")
         except UsageError as error:
             problems += _told(number, name, error)
             known = None
@@ -306,21 +332,6 @@ def _beside(path: Path, name: str, must: bool) -> str:
     """A path of a job file, which is relative to it; what is no path there stays as it is, such as a hub id."""
     near = path.parent / name
     return str(near) if must or near.exists() or Path(name).suffix else name
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[None]:
-    """Put aside what follows from earlier steps alone, which have gone on since, until it has been written anew."""
-    aside = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-        raise
-    shutil.rmtree(aside)
 
 
 def _added(report: Report, what: str) -> Outcome:

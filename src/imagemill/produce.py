@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,9 @@ from imagemill.output import Output, record_of
 from imagemill.plan import batches
 from imagemill.records import Batch, Record, Request
 from imagemill.remote.model import Remote
+
+_CURRENT = 1.0
+"""Seconds that a card may be behind its dataset while images are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +221,7 @@ class _Committer(Committer[_Outcome]):
         self._dataset = dataset
         self._left = left
         self._typed = bool(scores_of(dataset.job))
+        self._next = 0.0
 
     def commit(self, finished: list[_Outcome]) -> None:
         """Records and failures, in one write each, and what is complete by them."""
@@ -234,12 +239,17 @@ class _Committer(Committer[_Outcome]):
                 sync_folder(part.folder)
                 part.append(records)
                 self.report.done += len(records)
-                if self._typed:
-                    # It tells readers which state of the dataset this is.
-                    write_card(self._dataset)
+                self._tell()
             self._left[number] -= sum(outcome.part == number for outcome in finished)
             if self._left[number] == 0:
                 # A retry ends before what an interrupted run has left in the part.
                 if part.complete:
                     part.seal()
                 write_card(self._dataset)
+
+    def _tell(self) -> None:
+        """Where the card declares types it says which state of the dataset this is: keep it current, at little cost."""
+        before = time.monotonic()
+        if self._typed and before >= self._next:
+            write_card(self._dataset)
+            self._next = before + max(_CURRENT, 20 * (time.monotonic() - before))

@@ -126,7 +126,16 @@ def _make(
     if report.done:
         rate = report.done / report.seconds
         terminal.say(f"{number(report.done, 'image')} in {duration(report.seconds)}, {rate:.1f} images/s")
-    return finish(terminal, dataset)
+    code = finish(terminal, dataset)
+    if prepared.quota:
+        from imagemill.making.quota import unscored
+
+        count = unscored(dataset, prepared.quota)
+        if count:
+            terminal.say(f"{number(count, 'image')} not scored, and so neither accepted nor drawn again")
+            terminal.say("\nhint: the same command scores them")
+            return 3
+    return code
 
 
 def _plan_line(prepared: Prepared) -> str:
@@ -190,6 +199,8 @@ def retry(arguments: Sequence[str]) -> int:
         settings = given(parsed, model) if model else {}
         report = retry(dataset, parsed.reason, parsed.workers, parsed.devices, meter, **settings)
     terminal.say(f"{number(report.total, 'request')} tried again · {number(report.done, 'image')} made")
+    if report.done and dataset.job["steps"][0].get("accept"):
+        terminal.say("hint: the command that made the dataset scores them, and says which are accepted")
     return finish(terminal, Dataset(parsed.dataset))
 
 

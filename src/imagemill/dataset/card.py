@@ -177,7 +177,8 @@ def _typed(dataset: Dataset, scores: Sequence[str]) -> str:
         listed = re.fullmatch(r"list<\w+: (.*)>", kind)
         lines += [f"  - name: {json.dumps(name)}"]
         lines += [f"    list: {_NAMES.get(listed[1], listed[1])}" if listed else f"    dtype: {kind}"]
-    parts = dataset.parts
+    # A folder may be there before its first record.
+    parts = [part for part in dataset.parts if part.metadata.exists()]
     state = [[part.name, dataset.seals.get(part.name) or part.metadata.stat().st_size] for part in parts]
     return f"""configs:
 - config_name: default

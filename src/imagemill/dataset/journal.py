@@ -60,13 +60,17 @@ class ColumnJournal:
         """The images that were tried in vain and have no value: name, part, reason, message."""
         return read_lines(self.failures_file)
 
+    def is_begun(self) -> bool:
+        """Whether values wait that do not stand in the records yet."""
+        return bool(read_lines(self._path))
+
     def is_pending(self, record: Record) -> bool:
         """Whether the record of an image has no values yet."""
         return all(record.get(name, blank) == blank for name, blank in self._blanks.items())
 
     def is_open(self, part: int, record: Record) -> bool:
         """Whether an image has no values yet, neither in its record nor in the journal."""
-        known = self._known[part].get(Path(record["file_name"]).stem)
+        known = self._known.get(part, {}).get(Path(record["file_name"]).stem)
         return self.is_pending(record) and (known is None or known.sha256 != record["sha256"])
 
     def settle(self) -> Counter[int]:

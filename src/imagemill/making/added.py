@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from imagemill.dataset.folder import Dataset
-from imagemill.dataset.journal import blanks_of
+from imagemill.dataset.journal import ColumnJournal, blanks_of
 from imagemill.errors import UsageError
 from imagemill.records import MADE_KEYS, RECORD_KEYS, SOURCE_IMAGES, SOURCE_KEYS, safe_column
 
@@ -23,36 +23,41 @@ def begun(job: Mapping[str, Any], operator: str, column: str) -> dict[str, Any]:
 def without_empty(dataset: Dataset, job: dict[str, Any], operator: str, blanks: Mapping[str, Any]) -> dict[str, Any]:
     """The job without a step for the same columns that has brought no value yet: it may be begun in another way."""
     step = begun(job, operator, next(iter(blanks)))
-    filled = any(record.get(name, blank) != blank for record in dataset for name, blank in blanks.items())
-    if not step or blanks_of(step) != blanks or filled:
+    if not step or blanks_of(step) != blanks or ColumnJournal(dataset, blanks).is_begun():
+        return job
+    if any(record.get(name, blank) != blank for record in dataset for name, blank in blanks.items()):
         return job
     return {**job, "steps": [other for other in job["steps"] if other is not step]}
 
 
 def check_step(dataset: Dataset, step: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
     """Whether the step stands in the job; raises UsageError when its columns are taken by something else."""
-    operator, blanks = step["operator"], blanks_of(step)
-    found = begun(job, operator, next(iter(blanks)))
+    found = begun(job, step["operator"], next(iter(blanks_of(step))))
     if found:
-        _check_same(next(iter(blanks)), found, step)
+        _check_same(next(iter(blanks_of(step))), found, step)
         return True
-    first: Mapping[str, Any] = next(iter(dataset), {})
-    taken = {name for other in job["steps"][1:] for name in blanks_of(other)}
-    for name, blank in blanks.items():
+    check_columns(next(iter(dataset), {}), step, job["steps"][1:])
+    return False
+
+
+def check_columns(record: Mapping[str, Any], step: Mapping[str, Any], before: Iterable[Mapping[str, Any]]) -> None:
+    """Raise UsageError when the columns of a step are taken in such a record, or by the steps `before`."""
+    operator = step["operator"]
+    taken = {name for other in before for name in blanks_of(other)}
+    for name, blank in blanks_of(step).items():
         problem = ""
         if name in RECORD_KEYS:
             problem = "says how an image was made"
         elif safe_column(name) != name:
             problem = "means something else to `load_dataset`"
-        elif name in {*SOURCE_KEYS, *MADE_KEYS, *(SOURCE_IMAGES if "source_sha256" in first else ())}:
+        elif name in {*SOURCE_KEYS, *MADE_KEYS, *(SOURCE_IMAGES if "source_sha256" in record else ())}:
             problem = "says how an image was made"
         elif name in taken:
             problem = "is filled by another step already"
-        elif name in first and first[name] != blank:
+        elif name in record and record[name] != blank:
             problem = f"is a column of the dataset already, and not one that `{operator}` has filled"
         if problem:
             raise UsageError(f"{operator}: `column`: `{name}` {problem}", "choose another `--column`")
-    return False
 
 
 def _check_same(column: str, found: Mapping[str, Any], step: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from imagemill.environment import cuda_devices
 from imagemill.errors import UsageError
 from imagemill.executors.local import Local
 from imagemill.images import ImageFormat
-from imagemill.making.added import check_step
+from imagemill.making.added import check_columns, check_step
 from imagemill.making.fitting import check_requests, complete, left_out, unguided, unused_of
 from imagemill.making.intake import place_of, table_name, unreadable, with_pictures
 from imagemill.making.parameters import split_parameters
@@ -140,7 +140,8 @@ class Prepared:
     def expected_record(self) -> Record:
         """A record as the images will have: its columns, each with a value of its type."""
         first = next(request for request in self.plan.requests() if not request.original or len(self.plan) == 1)
-        return {**_expected(first, self.output), **self.output.later_columns}
+        tries = {"tries": 1} if self.quota else {}
+        return {**_expected(first, self.output), **tries, **self.output.later_columns}
 
     @property
     def pending(self) -> int:
@@ -198,8 +199,11 @@ def prepare(
     written = output_of(folder, maker, job, info)
     quota = options.quota(_expected(next(plan.requests()), written), job["steps"][1:], executor.workers)
     for scored in quota.steps if quota else ():
-        if not (found and check_step(Dataset(folder), scored, found)):
-            job["steps"].append(scored)
+        if found and check_step(Dataset(folder), scored, found):
+            continue
+        if not found:
+            check_columns(_expected(next(plan.requests()), written), scored, job["steps"][1:])
+        job["steps"].append(scored)
     return Prepared(
         options=options,
         table=replace(read, rows=rows),

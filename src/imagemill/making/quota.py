@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -87,6 +87,7 @@ def fill(
     tries = _Tries(dataset)
     tries.take_back_failures(quota.max_tries)
     groups = [blanks_of(step) for step in quota.steps]
+    accepted: set[tuple[str, int]] = set()
     total = Report(0)
     while True:
         tries.leave_out()
@@ -94,13 +95,13 @@ def fill(
         spent = [request for request in pending if tries.count[request.name] >= quota.max_tries]
         if spent:
             dataset.append_failures(failure_line(request, "not_accepted", tries.last(request)) for request in spent)
-            pending = pending_requests(dataset, (tries.next_of(request) for request in plan.requests()))
+            pending = [request for request in pending if tries.count[request.name] < quota.max_tries]
         now = pending[: None if most is None else max(0, most - total.total)]
         # Without any to draw it tidies up, and the last interrupted run may have left some without scores.
         _add(total, produce(dataset, now, model, output, executor, progress))
         if len(dataset):
             annotate(dataset, groups, partial(score_images, quota.scorers), executor, None)
-        if not tries.add(_refused(dataset, quota, groups)):
+        if not tries.add(_refused(dataset, quota, groups, accepted)):
             return total, len(pending) - len(now)
 
 
@@ -111,8 +112,8 @@ class _Tries:
         self._dataset = dataset
         self.path = dataset.folder / ".imagemill" / TRIES_FILE
         drop_torn(self.path)
-        self._lines = {(_name(line), line["tries"]): line for line in read_lines(self.path)}
-        self.count = Counter(name for name, _ in self._lines)
+        self._reasons = {(_name(line), line["tries"]): line["reason"] for line in read_lines(self.path)}
+        self.count = Counter(name for name, _ in self._reasons)
 
     def next_of(self, request: Request) -> Request:
         """The request as it is drawn next: the same at first, then with a seed that follows from it and the try."""
@@ -126,7 +127,7 @@ class _Tries:
     def last(self, request: Request) -> str:
         """Why the last image of a request was not accepted, in words."""
         before = self.count[request.name]
-        return f"{before} tries, the last one with {self._lines[request.name, before]['reason']}"
+        return f"{before} tries, the last one with {self._reasons[request.name, before]}"
 
     def add(self, refused: Iterable[tuple[Record, int, str]]) -> bool:
         """Write down images that are not accepted, and why; whether there are any."""
@@ -134,7 +135,7 @@ class _Tries:
         if lines:
             append_lines(self.path, lines)
             for line in lines:
-                self._lines[_name(line), line["tries"]] = line
+                self._reasons[_name(line), line["tries"]] = line["reason"]
                 self.count[_name(line)] += 1
         return bool(lines)
 
@@ -142,7 +143,9 @@ class _Tries:
         """Take images that are not accepted out of the dataset."""
         for part in self._dataset.parts:
             names = [
-                record["file_name"] for record in part.records() if (_name(record), record.get("tries")) in self._lines
+                record["file_name"]
+                for record in part.records()
+                if (_name(record), record.get("tries")) in self._reasons
             ]
             if names:
                 part.remove(names)
@@ -155,20 +158,39 @@ class _Tries:
             write_file(self._dataset.failures_file, encode_lines(left))
 
 
-def _refused(dataset: Dataset, quota: Quota, groups: Sequence[Mapping[str, Any]]) -> Iterable[tuple[Record, int, str]]:
-    """The images that are not accepted, each with its part and the reason; not those that could not be scored."""
+def unscored(dataset: Dataset, quota: Quota) -> int:
+    """How many images could not be scored, so that nobody knows whether they are accepted."""
+    journals = [ColumnJournal(dataset, blanks_of(step)) for step in quota.steps]
+    return sum(any(journal.is_pending(record) for journal in journals) for record in dataset)
+
+
+def _refused(
+    dataset: Dataset, quota: Quota, groups: Sequence[Mapping[str, Any]], accepted: set[tuple[str, int]]
+) -> Iterator[tuple[Record, int, str]]:
+    """The images that are not accepted, each with its part and the reason; not those that could not be scored.
+
+    `accepted` holds those that were asked about before, by name and number of tries, and gets the new ones.
+    """
     import pyarrow as pa
 
     journals = [ColumnJournal(dataset, blanks) for blanks in groups]
     for part in dataset.parts:
-        records = [record for record in part.records() if not any(journal.is_pending(record) for journal in journals)]
+        records = [
+            record
+            for record in part.records()
+            if (_name(record), record["tries"]) not in accepted
+            and not any(journal.is_pending(record) for journal in journals)
+        ]
         if not records:
             continue
         schema = schema_of(records[0], _blanks(quota.steps))
         table = pa.Table.from_pylist([{name: record.get(name) for name in schema.names} for record in records], schema)
-        for record, accepted in zip(records, quota.accept.mask(table).to_pylist(), strict=True):
-            if not accepted:
-                yield record, part.number, quota.accept.explain(record)
+        passed = [bool(value) for value in quota.accept.mask(table).to_pylist()]
+        accepted.update((_name(record), record["tries"]) for record, good in zip(records, passed, strict=True) if good)
+        refused = [place for place, good in enumerate(passed) if not good]
+        causes = quota.accept.causes(table.take(refused)) if refused else []
+        for place, cause in zip(refused, causes, strict=True):
+            yield records[place], part.number, cause.text
 
 
 def _scorers_of(columns: Sequence[str], record: Record) -> list[str]:

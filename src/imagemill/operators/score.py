@@ -67,7 +67,7 @@ def prepare(
     first = next(iter(dataset), None)
     if first is None:
         raise UsageError(f"`{dataset.folder}` has no image yet", "generate some first")
-    found = []
+    found: list[Scoring] = []
     for name, scorer in find_scorers(scorers, parameters):
         check_devices(executor, scorer)
         scorer.check(first)
@@ -77,7 +77,7 @@ def prepare(
         same = known.get("model") == scorer.to_table().get("model", "")
         resolved = scorer.resolve(known["model_parameters"] if known and same else {}, executor.workers)
         step = step_of(name, resolved)
-        check_step(dataset, step, job)
+        check_step(dataset, step, {**job, "steps": [*job["steps"], *(other.step for other in found)]})
         found.append(Scoring(name, resolved, step))
     return Prepared(dataset, tuple(found), executor)
 
