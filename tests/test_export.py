@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from PIL import Image
 import imagemill as package
 from imagemill.dataset import Dataset
 from imagemill.errors import ImagemillError, UsageError
+from imagemill.images import embedded_recipe, is_marked, psnr
+from imagemill.layouts.webdataset import read_samples
 from imagemill.operators.export import Stale
 
 from .conftest import Command
 from .test_augment import FAKE, picture, table
 
-LAYOUTS = ("imagefolder", "parquet")
+LAYOUTS = ("imagefolder", "parquet", "webdataset")
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 
@@ -59,9 +62,24 @@ def as_loaded(key: str) -> str:
     return {"file_name": "image"}.get(key, key.removesuffix("_file_name").removesuffix("_file_names"))
 
 
+def as_row(sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A sample of WebDataset as the others load it."""
+    if "json" not in sample:
+        return sample
+    record = sample["json"]
+    assert sample["txt"] == record["prompt"]
+    assert record["file_name"].startswith(f"{sample['__key__']}.")
+    (suffix,) = sample.keys() - {"json", "txt", "__key__", "__url__"}
+    return {"image": sample[suffix], **{key: value for key, value in record.items() if key != "file_name"}}
+
+
+def type_of(column: str, features: Any) -> str:
+    return str(features.get("json", features)[column])
+
+
 def assert_equal(loaded: Any, dataset: Dataset) -> None:
     """Every value of every record, every pixel of every picture, in order."""
-    rows = list(loaded)
+    rows = list(map(as_row, loaded))
     assert len(rows) == len(dataset)
     pairs = [(part, record) for part in dataset.parts for record in part.records()]
     for row, (part, record) in zip(rows, pairs, strict=True):
@@ -102,10 +120,10 @@ def test_load_dataset_finds_every_value_and_every_pixel(layout: str) -> None:
     found = load(folder)
     assert list(found) == ["train"]
     assert_equal(found["train"], dataset)
-    assert str(found["train"].features["score"]) == "Value('float64')"
+    assert type_of("score", found["train"].features) == "Value('float64')"
 
 
-@every_layout
+@pytest.mark.parametrize("layout", ["imagefolder", "parquet"])
 def test_all_pictures_of_an_edit_are_images(layout: str, edited: Path) -> None:
     package.export(edited, layout, "export")
     train = load("export")["train"]
@@ -169,7 +187,9 @@ def test_a_score_that_nothing_has_is_null(layout: str) -> None:
     assert_equal(load(package.export(dataset, layout, "export"))["train"], dataset)
 
 
-@pytest.mark.parametrize(("layout", "more"), [("parquet", {}), ("imagefolder", {"metadata": "parquet"})])
+@pytest.mark.parametrize(
+    ("layout", "more"), [("parquet", {}), ("imagefolder", {"metadata": "parquet"}), ("webdataset", {})]
+)
 def test_types_are_those_of_the_whole_dataset(layout: str, more: dict[str, Any]) -> None:
     train, test = generated("all/train"), generated("all/test")
     add(train, score=lambda n: n / 4, day=lambda n: f"2026-01-0{n + 1}")
@@ -178,7 +198,7 @@ def test_types_are_those_of_the_whole_dataset(layout: str, more: dict[str, Any])
     found = load("export")
     assert_equal(found["train"], train)
     assert_equal(found["test"], test)
-    assert str(found["test"].features["score"]) == "Value('float64')"
+    assert type_of("score", found["test"].features) == "Value('float64')"
 
 
 def test_a_split_without_a_score_cannot_be_json_lines(imagemill: Command) -> None:
@@ -209,8 +229,9 @@ def test_what_begins_after_ten_megabytes_is_not_lost(late: bool) -> None:
     else:
         package.export(dataset, "imagefolder", "export")
         assert_equal(load("export")["train"], dataset)
-    package.export(dataset, "parquet", "export-parquet")
-    assert_equal(load("export-parquet")["train"], dataset)
+    for layout in ("parquet", "webdataset"):
+        package.export(dataset, layout, f"export-{layout}")
+        assert_equal(load(f"export-{layout}")["train"], dataset)
 
 
 def test_trainers_find_files_beside_their_metadata() -> None:
@@ -273,7 +294,7 @@ def test_row_groups_and_shards_are_cut_by_bytes(monkeypatch: pytest.MonkeyPatch)
     assert_equal(load("export")["train"], dataset)
 
 
-@every_layout
+@pytest.mark.parametrize("layout", ["imagefolder", "parquet"])
 def test_other_readers_find_the_same(layout: str) -> None:
     dataset = generated()
     add(dataset, score=lambda n: None if n % 2 else n / 2)
@@ -314,7 +335,8 @@ def test_two_exports_are_equal_and_hold_nothing_of_ours(layout: str) -> None:
     package.export(dataset, layout, "two")
     assert contents("one") == contents("two")
     kinds = {Path(name).name.partition(".")[2] for name in contents("one")}
-    assert kinds == {"md", "imagemill-export.json", *({"jsonl", "png"} if layout == "imagefolder" else {"parquet"})}
+    own = {"imagefolder": {"jsonl", "png"}, "parquet": {"parquet"}, "webdataset": {"tar", "idx"}}[layout]
+    assert kinds == {"md", "imagemill-export.json", "imagemill-manifest.jsonl", *own}
     card = Path("one/README.md").read_text()
     assert "job.toml" not in card
     assert "`.imagemill/" not in card
@@ -382,6 +404,14 @@ def test_folders_that_hold_something_else_are_left_alone(imagemill: Command) -> 
         (("out", "parquet", "-o", "x", "--shard-bytes", "0"), "greater than or equal to 1, got: `0`"),
         (("out", "imagefolder", "-o", "x", "--metadata", "csv"), "got: `csv`"),
         (("out", "imagefolder", "-o", "x", "--shard-bytes", "1"), "there is no argument `--shard-bytes`"),
+        (("out", "webdataset", "-o", "x", "--image-format", "gif"), "got: `gif`"),
+        (("out", "parquet", "-o", "x", "--quality", "90"), "`quality` has no effect"),
+        (("out", "parquet", "-o", "x", "--image-format", "png", "--quality", "90"), "`quality` has no effect"),
+        (("out", "parquet", "-o", "x", "--max-side", "0"), "greater than or equal to 1, got: `0`"),
+        (("out", "parquet", "-o", "x", "--where", "weigt > 1"), "did you mean `weight`?"),
+        (("out", "parquet", "-o", "x", "--where", "weight >"), "in the expression"),
+        (("out", "parquet", "-o", "x", "--where", "alignment > 0.2"), "imagemill score out --with alignment"),
+        (("out", "parquet", "-o", "x", "--where", "weight > 99"), "is true of no image"),
         (("out", "parquet"), "required: -o/--output"),
         (("absent", "parquet", "-o", "x"), "holds no dataset"),
     ],
@@ -462,6 +492,23 @@ def test_what_reads_back_otherwise_is_no_export(layout: str, what: str, monkeypa
                 found.pop()
             pq.write_table(pa.Table.from_pylist(found, rows.schema), path)
             return
+        if layout == "webdataset":
+            shard = folder / "train-000000.tar"
+            shard.with_suffix(".idx").unlink()
+            samples = [dict(members) for _, members in read_samples(shard)]
+            if what == "record":
+                samples[1]["json"] = samples[1]["json"].replace(b'"weight":1.0', b'"weight":1')
+            elif what == "picture":
+                samples[1]["png"] = samples[0]["png"]
+            else:
+                samples.pop()
+            with tarfile.open(shard, "w") as archive:
+                for number, sample in enumerate(samples):
+                    for suffix, data in sample.items():
+                        member = tarfile.TarInfo(f"{number}.{suffix}")
+                        member.size = len(data)
+                        archive.addfile(member, io.BytesIO(data))
+            return
         path = folder / "train" / "metadata.jsonl"
         lines = path.read_text().splitlines(keepends=True)
         if what == "record":
@@ -532,6 +579,130 @@ def test_a_full_disk_leaves_nothing(layout: str, tmp_path: Path) -> None:
     assert ran.returncode == 6, ran.stderr
     assert "no space left to write `export`" in ran.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+# the manifest
+
+
+@every_layout
+def test_every_file_is_in_the_manifest(layout: str) -> None:
+    generated()
+    package.export("out", layout, "export")
+    lines = [json.loads(line) for line in Path("export/.imagemill-manifest.jsonl").read_text().splitlines()]
+    found = {line["file"]: line["sha256"] for line in lines}
+    assert {**found, ".imagemill-manifest.jsonl": contents("export")[".imagemill-manifest.jsonl"]} == contents("export")
+    assert all(Path("export", line["file"]).stat().st_size == line["size"] for line in lines)
+
+
+@every_layout
+def test_an_export_that_was_damaged_is_not_called_done(layout: str, imagemill: Command) -> None:
+    generated()
+    package.export("out", layout, "export")
+    Path("export/README.md").write_text("edited by hand")
+    assert imagemill("export", "out", layout, "-o", "export").code == 0
+    largest = max((path for path in Path("export").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.rename("elsewhere")
+    ran = imagemill("export", "out", layout, "-o", "export")
+    assert (ran.code, f"`{largest}` is not as it was written" in ran.err) == (2, True), ran.err
+
+
+# a selection, other formats
+
+
+@every_layout
+def test_a_selection_is_exported(layout: str, imagemill: Command) -> None:
+    dataset = generated()
+    add(dataset, score=lambda n: None if n == 4 else n / 4)
+    ran = imagemill("export", "out", layout, "-o", "export", "--where", "score >= 0.5", "--json")
+    assert (ran.code, ran.json["splits"]) == (0, {"train": 2})
+    assert "2 of 5 images" in ran.err
+    assert [as_row(row)["prompt"] for row in load("export")["train"]] == ["picture 2", "picture 3"]
+    card = Path("export/README.md").read_text()
+    assert "2 of 5 images made by an AI model" in card
+    assert "Here are the images of which `score >= 0.5` is true." in card
+    with pytest.raises(UsageError, match=r"was exported with other parameters: `where` score >= 0\.5"):
+        package.export("out", layout, "export")
+
+
+def picture_files(layout: str) -> list[tuple[dict[str, Any], bytes]]:
+    """The records and images of an export as its layout reads them."""
+    from imagemill.layouts.base import find_layout
+
+    loaded = find_layout(layout, {}).read(Path("export"), "train")
+    return [(found.record, found.files[found.record["file_name"]]) for found in loaded]
+
+
+@every_layout
+@pytest.mark.parametrize(
+    ("parameters", "kind", "least"),
+    [
+        ({"image_format": "jpeg"}, "JPEG", 30),
+        ({"image_format": "jpeg", "quality": 60}, "JPEG", 20),
+        ({"image_format": "webp"}, "WEBP", 99),
+        ({"image_format": "webp", "quality": 80}, "WEBP", 20),
+    ],
+    ids=str,
+)
+def test_pictures_are_converted_and_keep_what_they_say(
+    layout: str, parameters: dict[str, Any], kind: str, least: float
+) -> None:
+    import numpy as np
+
+    dataset = package.generate([{"prompt": 'a, "b" é'}] * 2, "out", model="fake", seed=1, width=64, height=48)
+    before = contents("out")
+    package.export(dataset, layout, "export", **parameters)
+    package.export(dataset, layout, "again", **parameters)
+    assert contents("export") == contents("again")
+    for record, (now, data) in zip(dataset, picture_files(layout), strict=True):
+        assert Path(now["file_name"]).suffix == {"JPEG": ".jpg", "WEBP": ".webp"}[kind]
+        assert now["sha256"] == hashlib.sha256(data).hexdigest()
+        changed = {"file_name", "sha256"}
+        assert {key: now[key] for key in now.keys() - changed} == {key: record[key] for key in record.keys() - changed}
+        image = Image.open(io.BytesIO(data))
+        assert (image.format, image.size) == (kind, (64, 48))
+        assert is_marked(image)
+        recipe = embedded_recipe(image)
+        assert recipe is not None
+        assert recipe["prompt"] == record["prompt"]
+        made = np.asarray(dataset.image(record["file_name"]).convert("RGB"))
+        assert psnr(made, np.asarray(image.convert("RGB"))) > least
+    assert contents("out") == before
+    assert "The pictures were converted: " in Path("export/README.md").read_text()
+    rows = load("export")["train"]
+    assert [as_row(row)["image"].size for row in rows] == [(64, 48)] * 2
+
+
+@every_layout
+def test_pictures_are_made_smaller_and_never_larger(layout: str) -> None:
+    rows = [{"prompt": "x", "width": 64, "height": 32}, {"prompt": "y", "width": 16, "height": 8}]
+    dataset = package.generate(rows, "out", model="fake", seed=1, per_row=True)
+    package.export(dataset, layout, "export", max_side=24)
+    (large, _), (small, data) = picture_files(layout)
+    assert [(found["width"], found["height"]) for found in (large, small)] == [(24, 12), (16, 8)]
+    assert data == Path("out/images/part-000001/prompt_1_image_0.png").read_bytes(), "what fits stays as it is"
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "parquet"])
+def test_masks_stay_lossless_and_all_pictures_of_an_edit_are_converted(layout: str, edited: Path) -> None:
+    package.export(edited, layout, "export", image_format="jpeg", max_side=12)
+    row = load("export")["train"][1]
+    assert {name: (row[name].format, row[name].size) for name in ("image", "input_image", "mask")} == {
+        "image": ("JPEG", (12, 8)),
+        "input_image": ("JPEG", (12, 8)),
+        "mask": ("PNG", (12, 8)),
+    }
+    assert [image.format for image in row["input_images"]] == ["JPEG", "JPEG"]
+    assert is_marked(row["image"])
+    assert not is_marked(row["input_image"])
+
+
+def test_a_damaged_image_is_not_converted() -> None:
+    generated()
+    path = Path("out/images/part-000001/prompt_2_image_0.png")
+    path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
+    with pytest.raises(ImagemillError, match=r"prompt_2_image_0\.png` is not the image"):
+        package.export("out", "parquet", "export", image_format="jpeg")
+    assert {path.name for path in Path().iterdir()} == {"out"}
 
 
 # what there is

@@ -13,12 +13,13 @@ from imagemill.terminal import Terminal, duration, number
 def export(arguments: Sequence[str]) -> int:
     """Write a dataset in a layout."""
     from imagemill.component import component_names, find_component
-    from imagemill.operators.export import execute, prepare
+    from imagemill.operators.export import Export, execute, prepare
 
     parser = command_parser(
         "export",
         epilog="imagemill export out parquet -o out-parquet\n"
         "imagemill export out imagefolder -o out-plain\n"
+        'imagemill export out webdataset -o shards --image-format jpeg --where "alignment > 0.28"\n'
         "What was written is loaded back and compared before it appears.",
     )
     parser.add_argument("dataset", metavar="DATASET", help="a dataset, or a folder of datasets that become splits")
@@ -29,24 +30,27 @@ def export(arguments: Sequence[str]) -> int:
     known = component_names("layouts")
     layouts = {name: find_component("layouts", name) for name in known if name in arguments}
     layouts = layouts or {name: find_component("layouts", name) for name in known}
-    drawn: set[str] = set()
+    add_parameters(parser, "the export", Export, skip={"layout"})
+    drawn = set(Export.model_fields)
     for name, layout in layouts.items():
         add_parameters(parser, f"the layout `{name}`", layout, skip=drawn)
         drawn |= set(layout.model_fields)
     parsed = parse(parser, arguments)
     terminal = Terminal(parsed.quiet, parsed.json)
-    parameters = {"layout": parsed.layout, **given(parsed, *layouts.values())}
+    parameters = {"layout": parsed.layout, **given(parsed, Export, *layouts.values())}
     prepared = prepare(parsed.dataset, parsed.output, parameters)
     data = {
         "output": str(prepared.output),
         "layout": parsed.layout,
-        "parameters": prepared.layout.to_table(),
+        "parameters": prepared.mark["parameters"],
         "splits": prepared.images,
         "done_before": prepared.done,
     }
     splits = f" · {', '.join(f'{name} {count:,}' for name, count in prepared.images.items())}"
     images = sum(prepared.images.values())
-    terminal.say(f"{number(images, 'image')} · {parsed.layout}{splits if len(prepared.images) > 1 else ''}")
+    total = sum(map(len, prepared.datasets.values())) if prepared.options.where else images
+    some = f"{images:,} of " if images < total else ""
+    terminal.say(f"{some}{number(total, 'image')} · {parsed.layout}{splits if len(prepared.images) > 1 else ''}")
     for dataset in prepared.datasets.values():
         counts = dataset.counts()
         left = counts.pending + sum(counts.failed.values())
@@ -54,7 +58,8 @@ def export(arguments: Sequence[str]) -> int:
             terminal.say(f"`{dataset.folder}` lacks {number(left, 'image')}: exported as it stands")
     if not prepared.done and not parsed.dry_run:
         start = time.monotonic()
-        execute(prepared)
+        for note in execute(prepared):
+            terminal.say(note)
         terminal.say(f"written, loaded back and compared in {duration(time.monotonic() - start)}")
     elif prepared.done:
         terminal.say("exported before, and the dataset has not changed since")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagemill.component import Component, find_component
 from imagemill.errors import ImagemillError
-from imagemill.records import Record, files_of
+from imagemill.records import Record, files_of, to_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,13 +73,19 @@ class Content:
     fingerprint: str
     """A hash of everything."""
 
-    def write_card(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Write `README.md`, which tells readers the files of each split by a pattern; without any, they look."""
+    def write_card(self, folder: Path, files: Mapping[str, str], features: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Write `README.md`, which tells readers the files of each split by a pattern; without any, they look.
+
+        `features` are the columns with their types as a card says them, for readers that would guess.
+        """
         splits = "".join(f"  - split: {split}\n    path: {pattern}\n" for split, pattern in files.items())
         # With these lines `load_dataset` knows what it has cached by them and by the folder's name alone, so that
         # another export would be taken for the first; the description tells them apart.
         configs = f"configs:\n- config_name: default\n  description: {self.fingerprint}\n  data_files:\n{splits}"
         configs = configs if files else ""
+        if features:
+            # JSON is YAML.
+            configs += f"dataset_info: {to_json([{'config_name': 'default', 'features': features}])}\n"
         (folder / "README.md").write_text(f"---\n{self.front}{configs}---\n{self.text}", encoding="utf-8")
 
 
@@ -93,6 +99,14 @@ class Layout(Component, ABC):
         Raises UsageError for content that the layout cannot hold as it is, and OSError when it cannot be written.
         """
 
+    def exported(self, record: Record) -> Record:
+        """What a record becomes where it may not leave as it is; by default itself."""
+        return record
+
+    def notes(self, content: Content) -> list[str]:
+        """What this layout holds only beside its usual place, a sentence each."""
+        return []
+
     @abstractmethod
     def read(self, folder: Path, split: str) -> Iterator[Loaded]:
         """Read a split back in order, from what other tools read."""
@@ -104,6 +118,17 @@ def find_layout(name: str, parameters: Mapping[str, Any]) -> Layout:
     if not issubclass(found, Layout):
         raise TypeError(f"`{found.__name__}` is no Layout")
     return found.parse(parameters, f"layout {name}")
+
+
+def renamed(record: Record, change: Callable[[str], str]) -> Record:
+    """A record with other names for its files."""
+    changed = dict(record)
+    for key, value in record.items():
+        if key.endswith("file_name"):
+            changed[key] = change(value)
+        elif key.endswith("file_names"):
+            changed[key] = [change(name) for name in value]
+    return changed
 
 
 def typed(schema: pa.Schema) -> pa.Schema:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import json
 import posixpath
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from imagemill.errors import UsageError
-from imagemill.layouts.base import Content, Layout, Loaded, Picture, table_of, typed
+from imagemill.layouts.base import Content, Layout, Loaded, Picture, renamed, table_of, typed
 from imagemill.records import Record, files_of, to_json
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Imagefolder(Layout):
         for split, pictures in content.splits.items():
             (folder / split).mkdir()
             path = self._metadata(folder, split)
-            records = (_renamed(picture.record, partial(posixpath.join, place)) for place, picture in _placed(pictures))
+            records = (renamed(picture.record, partial(posixpath.join, place)) for place, picture in _placed(pictures))
             if self.metadata == "jsonl":
                 with path.open("w", encoding="utf-8") as lines:
                     lines.writelines(f"{to_json(record)}\n" for record in records)
@@ -61,7 +61,7 @@ class Imagefolder(Layout):
         path = self._metadata(folder, split)
         for record in _read_lines(path) if self.metadata == "jsonl" else _read_parquet(path):
             files = {posixpath.basename(name): (path.parent / name).read_bytes() for name in files_of(record)}
-            yield Loaded(_renamed(record, posixpath.basename), files)
+            yield Loaded(renamed(record, posixpath.basename), files)
 
     def _metadata(self, folder: Path, split: str) -> Path:
         return folder / split / f"metadata.{self.metadata}"
@@ -76,17 +76,6 @@ def _placed(pictures: Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
             number, held = number + 1, 0
         held += files
         yield f"{number:05d}", picture
-
-
-def _renamed(record: Record, change: Callable[[str], str]) -> Record:
-    """A record with other names for its files."""
-    changed = dict(record)
-    for key, value in record.items():
-        if key.endswith("file_name"):
-            changed[key] = change(value)
-        elif key.endswith("file_names"):
-            changed[key] = [change(name) for name in value]
-    return changed
 
 
 def _check_types(path: Path, split: str, schema: pa.Schema) -> None:

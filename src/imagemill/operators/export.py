@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
 
 from imagemill.component import Component
 from imagemill.dataset.card import render_card
@@ -19,15 +20,22 @@ from imagemill.dataset.files import explained, make_folder, sync_folder
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.index import fingerprint, read_schema
 from imagemill.dataset.lock import locked
+from imagemill.dataset.manifest import check_manifest, sync_files, write_manifest
 from imagemill.errors import ImagemillError, LockedError, UsageError
+from imagemill.expressions import Expression
+from imagemill.images import ImageFormat
 from imagemill.layouts.base import Content, Layout, Loaded, Picture, find_layout
+from imagemill.making.converting import Conversion, check_whole, convert
 from imagemill.records import order_of
+from imagemill.selecting.where import names_where
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _MARK = ".imagemill-export.json"
 """The file by which an export is known again; readers pass over its leading point."""
+_CONVERTED = ".imagemill/converted"
+"""Where converted pictures are until they are exported."""
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
@@ -39,7 +47,27 @@ class Export(Component):
     """A dataset in a layout that other tools read: written, loaded back, compared, and only then there."""
 
     layout: str
-    """How it is written, by name: `imagefolder`, `parquet`; see `imagemill layouts`."""
+    """How it is written, by name: `imagefolder`, `webdataset`, `parquet`, `diffusiondb`; see `imagemill layouts`."""
+    where: str = ""
+    """What is true of the images to export, such as `alignment > 0.28 and not flat`; all without it."""
+    image_format: ImageFormat | None = None
+    """The format of the exported pictures; as in the dataset when not given."""
+    quality: int | None = Field(None, ge=1, le=100)
+    """Of JPEG [95] and WebP [lossless]."""
+    max_side: int | None = Field(None, ge=1, le=16_384)
+    """Pixels that width and height may have; larger pictures are made smaller."""
+
+    def check(self) -> None:
+        """Raise UsageError for parameters that do not go together."""
+        if self.quality is not None and self.image_format not in {"jpeg", "webp"}:
+            raise UsageError(
+                "export: `quality` has no effect without a format that has one", "give `image_format` as jpeg or webp"
+            )
+
+    @property
+    def conversion(self) -> Conversion:
+        """What becomes of pictures."""
+        return Conversion(self.image_format, self.quality, self.max_side)
 
 
 class Stale(UsageError):
@@ -52,6 +80,9 @@ class Prepared:
 
     datasets: Mapping[str, Dataset]
     """By split."""
+    kept: Mapping[str, frozenset[str] | None]
+    """The images of each split to export, by file name; None for all."""
+    options: Export
     layout: Layout
     output: Path
     schema: pa.Schema
@@ -69,12 +100,14 @@ class Prepared:
         return _mark_of(self.output) == self.mark
 
 
-def check_parameters(parameters: Mapping[str, Any]) -> Layout:
-    """The layout that parameters name, with its own; raises UsageError."""
-    options = Export.parse({name: value for name, value in parameters.items() if name in Export.model_fields})
-    return find_layout(
-        options.layout, {name: value for name, value in parameters.items() if name not in Export.model_fields}
-    )
+def check_parameters(parameters: Mapping[str, Any]) -> tuple[Export, Layout]:
+    """What parameters say of the export, and the layout that they name with its own; raises UsageError."""
+    options = Export.parse({name: value for name, value in parameters.items() if name in Export.model_fields}, "export")
+    options.check()
+    if options.where:
+        Expression.parse(options.where)
+    others = {name: value for name, value in parameters.items() if name not in Export.model_fields}
+    return options, find_layout(options.layout, others)
 
 
 def prepare(source: Dataset | str | Path, output: str | Path, parameters: Mapping[str, Any]) -> Prepared:
@@ -82,40 +115,53 @@ def prepare(source: Dataset | str | Path, output: str | Path, parameters: Mappin
 
     Raises UsageError, Stale among them, and LockedError when another process is writing the dataset.
     """
-    layout = check_parameters(parameters)
+    options, layout = check_parameters(parameters)
     datasets = _datasets(source)
     output = Path(output)
+    schema = _schema(datasets)
+    kept = {
+        split: names_where(dataset, options.where) if options.where else None for split, dataset in datasets.items()
+    }
+    given = {name: value for name, value in options.to_table().items() if name != "layout" and value != ""}
     mark = {
         "format": 1,
         "layout": layout.component_name(),
-        "parameters": layout.to_table(),
+        "parameters": {**given, **layout.to_table()},
         "splits": {
-            split: {"images": len(dataset), "fingerprint": fingerprint(dataset)} for split, dataset in datasets.items()
+            split: {
+                "images": len(dataset if (names := kept[split]) is None else names),
+                "fingerprint": fingerprint(dataset),
+            }
+            for split, dataset in datasets.items()
         },
     }
     _check_output(output, mark, datasets)
-    return Prepared(datasets, layout, output, _schema(datasets), mark)
+    return Prepared(datasets, kept, options, layout, output, schema, mark)
 
 
-def execute(prepared: Prepared) -> None:
+def execute(prepared: Prepared) -> list[str]:
     """Write, load back, compare and publish; the same call after any interruption begins again.
+
+    Returns what the layout could not hold in its usual place, a sentence each.
 
     Raises OutOfSpace, and ImagemillError when what is loaded back differs; nothing is left then.
     """
     if prepared.done:
-        return
+        return []
     output = prepared.output.resolve()
     work = output.with_name(f".{output.name}.tmp")
-    content = _content(prepared)
     make_folder(output.parent)
     with locked(work):
         try:
             _clear(work)
             with explained(prepared.output):
+                content = _content(prepared, work / _CONVERTED)
                 prepared.layout.write(content, work)
                 (work / _MARK).write_text(json.dumps(prepared.mark, indent=1) + "\n")
-                _sync(work)
+                write_manifest(work)
+                sync_files(work)
             _compare(content, prepared.layout, work)
+            notes = prepared.layout.notes(content)
             for split, dataset in prepared.datasets.items():
                 if fingerprint(dataset) != prepared.mark["splits"][split]["fingerprint"]:
                     raise ImagemillError(
@@ -128,15 +174,16 @@ def execute(prepared: Prepared) -> None:
             shutil.rmtree(work, ignore_errors=True)
             raise
     sync_folder(output.parent)
+    return notes
 
 
 def export(dataset: Dataset | str | Path, layout: str, output: str | Path, **parameters: Any) -> Path:
     """Write a dataset in a layout that other tools read, and return its folder.
 
-    `layout` is a name as `imagemill layouts` lists it, and `parameters` are its own; a folder of datasets, such as
-    `train` and `test`, becomes splits. What was written is loaded back and compared before it appears. The same call
-    again does nothing while the dataset is the same. Raises UsageError for anything that cannot be right, LockedError
-    and OutOfSpace.
+    `layout` is a name as `imagemill layouts` lists it, and `parameters` are its own and those of `Export`; a folder of
+    datasets, such as `train` and `test`, becomes splits. What was written is loaded back and compared before it
+    appears. The same call again does nothing while the dataset is the same. Raises UsageError for anything that cannot
+    be right, LockedError and OutOfSpace.
     """
     prepared = prepare(dataset, output, {"layout": layout, **parameters})
     execute(prepared)
@@ -148,11 +195,13 @@ class _Pictures:
     """The images of a dataset in plan order, read anew each time."""
 
     dataset: Dataset
+    kept: frozenset[str] | None
 
     def __iter__(self) -> Iterator[Picture]:
         for part in self.dataset.parts:
             for record in sorted(part.records(), key=lambda record: order_of(record["file_name"])):
-                yield Picture(part.folder / record["file_name"], record)
+                if self.kept is None or record["file_name"] in self.kept:
+                    yield Picture(part.folder / record["file_name"], record)
 
 
 def _datasets(source: Dataset | str | Path) -> dict[str, Dataset]:
@@ -196,6 +245,8 @@ def _check_output(output: Path, mark: Mapping[str, Any], datasets: Mapping[str, 
     before = _mark_of(output)
     if before is None and output.is_dir() and any(output.iterdir()):
         raise UsageError(f"`{output}` is not empty and holds no export", "choose another output folder")
+    if before == mark:
+        check_manifest(output)
     if before is None or before == mark:
         return
     if before.get("layout") != mark["layout"]:
@@ -239,11 +290,17 @@ def _schema(datasets: Mapping[str, Dataset]) -> pa.Schema:
         raise UsageError(f"the splits have columns of different types: {error}", "fill them in the same way") from None
 
 
-def _content(prepared: Prepared) -> Content:
+def _content(prepared: Prepared, converted: Path) -> Content:
+    """What there is to export; pictures are converted into a folder."""
     front, text = _card(prepared)
-    whole = json.dumps(prepared.mark["splits"], sort_keys=True).encode()
+    whole = json.dumps(prepared.mark, sort_keys=True).encode()
+    splits: dict[str, Iterable[Picture]] = {
+        split: _Pictures(dataset, prepared.kept[split]) for split, dataset in prepared.datasets.items()
+    }
+    if conversion := prepared.options.conversion:
+        splits = {split: convert(pictures, conversion, converted / split) for split, pictures in splits.items()}
     return Content(
-        splits={split: _Pictures(dataset) for split, dataset in prepared.datasets.items()},
+        splits=splits,
         schema=prepared.schema,
         front=front,
         text=text,
@@ -260,13 +317,17 @@ def _card(prepared: Prepared) -> tuple[str, str]:
     front += f"size_categories:\n- {next((label for limit, label in _SIZES if total < limit), '10M<n<100M')}\n"
     sections = {split: _sections(card[2]) for split, card in cards.items()}
     heads = {split: found.pop("").split("\n\n") for split, found in sections.items()}
+    for split, head in heads.items():
+        if prepared.kept[split] is not None:
+            head[1] = f"{prepared.images[split]:,} of {head[1]}"
     name, made, *loading = next(iter(heads.values()))
     if len(cards) > 1:
         rows = [f"| `{split}` | {head[1]} |" for split, head in heads.items()]
         made = "\n".join(
             [f"{total:,} images in {len(cards)} splits.\n", "| split | what it holds |", "|---|---|", *rows]
         )
-    paragraphs = [name, made, *(part.replace('split="train"', f'split="{next(iter(cards))}"') for part in loading)]
+    paragraphs = [name, made, *_changes(prepared.options)]
+    paragraphs += [*(part.replace('split="train"', f'split="{next(iter(cards))}"') for part in loading)]
     for title in dict.fromkeys(title for found in sections.values() for title in found):
         texts = {split: found.get(title, "") for split, found in sections.items()}
         paragraphs.append(f"## {title}")
@@ -275,6 +336,17 @@ def _card(prepared: Prepared) -> tuple[str, str]:
         else:
             paragraphs += [f"### {split}\n\n{text}" for split, text in texts.items() if text]
     return front, "\n\n".join(paragraphs) + "\n"
+
+
+def _changes(options: Export) -> Iterator[str]:
+    """What a card says of an export that is not the dataset as it is."""
+    if options.where:
+        yield f"Here are the images of which `{options.where}` is true."
+    if options.conversion:
+        yield (
+            f"The pictures were converted: {options.conversion}. `width`, `height` and `sha256` are those of the files "
+            "here; all other columns, and the recipe in each file, tell of the images as they were made."
+        )
 
 
 def _sections(text: str) -> dict[str, str]:
@@ -292,7 +364,7 @@ def _compare(content: Content, layout: Layout, folder: Path) -> None:
         for picture, loaded in zip_longest(pictures, layout.read(folder, split)):
             if picture is None or loaded is None:
                 raise _different(f"`{split}` has {'more' if picture is None else 'fewer'} images than the dataset")
-            problem = _difference(picture, loaded)
+            problem = _difference(replace(picture, record=layout.exported(picture.record)), loaded)
             if problem:
                 raise _different(f"`{picture.record['file_name']}` in `{split}`: {problem}")
 
@@ -309,11 +381,8 @@ def _difference(picture: Picture, loaded: Loaded) -> str:
         return f"the column `{min(wrong, default='')}` differs"
     for name in picture.files:
         data = picture.read(name)
-        if name == picture.record["file_name"] and hashlib.sha256(data).hexdigest() != picture.record["sha256"]:
-            raise ImagemillError(
-                f"`{picture.path}` is not the image that was made (sha256)",
-                "`imagemill verify --repair` gives up what is damaged",
-            )
+        if name == picture.record["file_name"]:
+            check_whole(picture, data)
         if loaded.files.get(name) != data:
             return f"the file `{name}` differs"
     return ""
@@ -325,17 +394,7 @@ def _types(record: Mapping[str, Any]) -> dict[str, type]:
 
 def _clear(folder: Path) -> None:
     """Remove what an interrupted export has left."""
+    shutil.rmtree(folder / _CONVERTED, ignore_errors=True)
     for path in folder.iterdir():
         if path.name != ".imagemill":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _sync(folder: Path) -> None:
-    """Wait until everything is on disk; what is linked is there already."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            path = Path(place, name)
-            if path.stat().st_nlink == 1:
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        sync_folder(Path(place))

@@ -1,0 +1,63 @@
+"""Every file of a folder with its size and hash, so that anyone can tell whether it is as it was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from imagemill.dataset.files import sync_folder
+from imagemill.errors import UsageError
+from imagemill.records import to_json
+
+_MANIFEST = ".imagemill-manifest.jsonl"
+"""Readers pass over its leading point."""
+_STATE = ".imagemill"
+_CARD = "README.md"
+
+
+def write_manifest(folder: Path) -> None:
+    """Write `.imagemill-manifest.jsonl`: a line with `file`, `sha256` and `size` for each file but itself."""
+    with (folder / _MANIFEST).open("w", encoding="utf-8") as lines:
+        for _, paths in _walk(folder):
+            for path in paths:
+                if path != folder / _MANIFEST:
+                    lines.write(to_json(_line(path, folder)) + "\n")
+
+
+def check_manifest(folder: Path) -> None:
+    """Raise UsageError when a file is absent or has another size; people may edit the card."""
+    hint = "delete the folder and give the command again"
+    if not (folder / _MANIFEST).is_file():
+        raise UsageError(f"`{folder}` has lost its manifest, `{_MANIFEST}`", hint)
+    with (folder / _MANIFEST).open(encoding="utf-8") as lines:
+        for line in map(json.loads, lines):
+            path = folder / line["file"]
+            if line["file"] != _CARD and (not path.is_file() or path.stat().st_size != line["size"]):
+                raise UsageError(f"`{path}` is not as it was written", hint)
+
+
+def sync_files(folder: Path) -> None:
+    """Wait until everything in a folder is on disk; what is linked is there already."""
+    for place, paths in _walk(folder):
+        for path in paths:
+            if path.stat().st_nlink == 1:
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        sync_folder(place)
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """The folders in a folder, each with its files, in order; without our own state."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != _STATE)
+        yield Path(place), [Path(place, name) for name in sorted(names)]
+
+
+def _line(path: Path, folder: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.relative_to(folder).as_posix(), "sha256": sha256, "size": path.stat().st_size}

@@ -1,0 +1,28 @@
+"""The images of a dataset of which an expression is true."""
+
+from __future__ import annotations
+
+from imagemill.dataset.folder import Dataset
+from imagemill.dataset.index import read_columns, read_schema
+from imagemill.errors import UsageError
+from imagemill.expressions import Expression
+from imagemill.scorers.base import scored_columns
+from imagemill.selecting.choosing import passing
+
+
+def names_where(dataset: Dataset, where: str) -> frozenset[str]:
+    """Their file names; raises UsageError for an expression that cannot be right, or is true of none."""
+    expression = Expression.parse(where)
+    schema = read_schema(dataset)
+    scorers = scored_columns()
+    for name in expression.columns:
+        if name not in schema.names and name in scorers:
+            raise UsageError(
+                f"there is no column `{name}` yet", f"imagemill score {dataset.folder} --with {scorers[name]}"
+            )
+    expression.check(schema)
+    table = read_columns(dataset, schema, expression.columns)
+    names = table.column("file_name").to_numpy()[passing(expression, table, keep_missing=False)]
+    if not len(names):
+        raise UsageError(f"nothing is left of `{dataset.folder}`: `{where}` is true of no image", "ask for less")
+    return frozenset(names.tolist())
