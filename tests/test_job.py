@@ -103,12 +103,15 @@ def test_every_problem_is_told_at_once_and_nothing_is_made(imagemill: Command) -
         ([{**STEPS[0], "accept": "sharpnes > 1"}], "did you mean `sharpness`"),
         ([*STEPS[:2], {**STEPS[2], "split": "train=0.5,test=0.5"}, STEPS[1]], "can come `export`"),
         ([*STEPS, STEPS[2]], "can come nothing"),
+        ([STEPS[0], {"operator": "score", "scorers": ["judge=openai:x"]}], "OPENAI_API_KEY"),
+        ([STEPS[0], {"operator": "score", "scorers": ["judge"]}], "--with judge=MODEL"),
         ([STEPS[0], {"operator": "caption", "model": "fake", "column": "topic"}], "column of the dataset already"),
     ],
 )
 def test_what_a_step_lacks_is_known_before_the_first_one_runs(
-    imagemill: Command, steps: list[dict[str, Any]], said: str
+    imagemill: Command, monkeypatch: pytest.MonkeyPatch, steps: list[dict[str, Any]], said: str
 ) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     ran = imagemill("run", job(*steps))
     assert ran.code == 2
     assert said in ran.err

@@ -47,13 +47,13 @@ def test_brightness_and_contrast_of_half_black_half_white() -> None:
     pixels = np.zeros((10, 10, 3), np.uint8)
     pixels[:, 5:] = 255
     found = measured(Image.fromarray(pixels))
-    assert (found["brightness"], found["contrast"], found["flat"]) == (0.5, 0.5, False)
+    assert (found["brightness"], found["contrast"], found["flat"]) == (0.5, 0.5, 0.0)
 
 
 @pytest.mark.parametrize("color", ["black", "white", "#808080", "red"])
 def test_one_color_is_flat(color: str) -> None:
     found = measured(Image.new("RGB", (64, 48), color))
-    assert found["flat"] is True
+    assert found["flat"] == 1.0
     assert (found["sharpness"], found["contrast"]) == (0.0, 0.0)
     assert all(type(found[name]) is float for name in ("sharpness", "brightness", "contrast"))
 
@@ -63,12 +63,12 @@ def test_colors_of_one_luma_are_not_flat() -> None:
     pixels[5:] = (60, 111, 60)
     found = measured(Image.fromarray(pixels))
     assert found["contrast"] < 0.01
-    assert found["flat"] is False
+    assert found["flat"] == 0.0
 
 
 def test_grain_that_nobody_sees_is_flat() -> None:
     pixels = np.random.default_rng(0).integers(20, 23, (64, 64, 3), np.uint8)
-    assert measured(Image.fromarray(pixels))["flat"] is True
+    assert measured(Image.fromarray(pixels))["flat"] == 1.0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (3000, 2)])

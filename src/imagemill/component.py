@@ -94,7 +94,7 @@ def _usage_error(cls: type[Component], error: ValidationError, where: str) -> Us
     inputs: dict[str, Any] = {}
     hint = ""
     for problem in error.errors(include_url=False):
-        name = str(problem["loc"][0]) if problem["loc"] else "value"
+        name = str(problem["loc"][0]) if problem["loc"] else ""
         reason = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             reason = "there is no such parameter"
@@ -102,7 +102,13 @@ def _usage_error(cls: type[Component], error: ValidationError, where: str) -> Us
         # A field of several types has a problem with each of them.
         reasons.setdefault(name, []).append(reason[:1].lower() + reason[1:])
         inputs[name] = problem["input"]
-    lines = [f"{where}: `{name}`: {' or '.join(said)}, got: `{inputs[name]!s:.80}`" for name, said in reasons.items()]
+    lines = [
+        # What concerns several parameters has no value of its own.
+        f"{where}: {' or '.join(said)}"
+        if name == ""
+        else f"{where}: `{name}`: {' or '.join(said)}, got: `{inputs[name]!s:.80}`"
+        for name, said in ((name, dict.fromkeys(said)) for name, said in reasons.items())
+    ]
     return UsageError("\n".join(lines), hint or "see the parameters with `--help`")
 
 

@@ -93,12 +93,16 @@ class _Making(Step):
         """With its input at hand all is checked; of a dataset that is still to be made only its parameters are."""
         del known
         if first:
-            return self._prepared().expected_record()
+            prepared = self._prepared()
+            prepared.model.ready(self.workers)
+            return prepared.expected_record()
         operator = self.operators[self.name]
         options, model_parameters = split_parameters(
             operator, self.parameters, lambda options: find_model(options.model_name(), {})
         )
-        options.check_model(find_model(options.model_name(), model_parameters).info())
+        model = find_model(options.model_name(), model_parameters)
+        model.ready(self.workers)
+        options.check_model(model.info())
         return None
 
     def run(self, progress: Progress | None) -> Outcome:
@@ -144,6 +148,7 @@ class _Score(Step):
             score.prepare(Dataset(self.folder), self._scorers, self._parameters, self.workers, self.devices)
         steps: list[dict[str, Any]] = []
         for name, scorer in find_scorers(self._scorers, self._parameters):
+            scorer.ready(self.workers)
             step = step_of(name, scorer)
             if known is not None and not first:
                 scorer.check(known)
@@ -245,7 +250,7 @@ def read_job(path: str | Path, given: Mapping[str, Any], workers: int = 1, devic
     """
     path = Path(path)
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"`{path}` cannot be read: {error.strerror}", "name a job file") from None
     except ValueError as error:
@@ -253,7 +258,15 @@ def read_job(path: str | Path, given: Mapping[str, Any], workers: int = 1, devic
     for name in ("input", "output"):
         if isinstance(found.get(name), str) and name not in given:
             found[name] = _beside(path, found[name], must=name == "output")
-    return check_job(Job.parse({**found, **given}, str(path)), str(path), workers, devices)
+    try:
+        job = Job.parse({**found, **given}, str(path))
+    except UsageError as error:
+        raise UsageError(
+            error.message, "a job has `input`, `output` and `[[steps]]`, each with its `operator`"
+        ) from None
+    if Path(job.output).is_file():
+        raise UsageError(f"{path}: `output`: `{job.output}` is a file", "name a folder, which may be new")
+    return check_job(job, str(path), workers, devices)
 
 
 def check_job(job: Job, where: str = "job", workers: int = 1, devices: str = "") -> list[Step]:
@@ -330,7 +343,7 @@ def _step(job: Job, given: Mapping[str, Any], source: str | Path, used: Counter[
 
 def _beside(path: Path, name: str, must: bool) -> str:
     """A path of a job file, which is relative to it; what is no path there stays as it is, such as a hub id."""
-    near = path.parent / name
+    near = path.parent / Path(name).expanduser()
     return str(near) if must or near.exists() or Path(name).suffix else name
 
 

@@ -55,6 +55,8 @@ def find_scorers(names: Sequence[str], parameters: Mapping[str, Any]) -> list[tu
         own = {key: value for key, value in parameters.items() if key in found.model_fields}
         if models[name]:
             own["model"] = models[name]
+        if name in with_model and found.model_fields["model"].is_required() and "model" not in own:
+            raise UsageError(f"score: `{name}` has no model of its own", f"write `--with {name}=MODEL`")
         if rest and name in open_ended:
             own["model_parameters"] = {**own.get("model_parameters", {}), **rest}
         scorers.append((name, find_scorer(name, own)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from imagemill.component import Component
-from imagemill.dataset.card import render_card
+from imagemill.dataset.card import render_card, scores_of
 from imagemill.dataset.files import explained, make_folder, sync_folder
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.index import fingerprint, read_schema
@@ -275,7 +275,7 @@ def _schema(datasets: Mapping[str, Dataset]) -> pa.Schema:
     """The columns of all splits; raises UsageError when they are not the same."""
     import pyarrow as pa
 
-    schemas = {split: read_schema(dataset) for split, dataset in datasets.items()}
+    schemas = {split: _typed(dataset) for split, dataset in datasets.items()}
     (first, *others) = schemas
     for split in others:
         different = sorted(set(schemas[first].names) ^ set(schemas[split].names))
@@ -288,6 +288,18 @@ def _schema(datasets: Mapping[str, Dataset]) -> pa.Schema:
         return pa.unify_schemas(list(schemas.values()))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UsageError(f"the splits have columns of different types: {error}", "fill them in the same way") from None
+
+
+def _typed(dataset: Dataset) -> pa.Schema:
+    """The columns of a dataset; a score is a number also where there is none."""
+    import pyarrow as pa
+
+    scores = scores_of(dataset.job)
+    fields = (
+        pa.field(field.name, pa.float64() if field.name in scores and pa.types.is_null(field.type) else field.type)
+        for field in read_schema(dataset)
+    )
+    return pa.schema(list(fields))
 
 
 def _content(prepared: Prepared, converted: Path) -> Content:

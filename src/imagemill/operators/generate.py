@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from imagemill.committing import Progress
 from imagemill.dataset import Dataset
@@ -45,6 +45,13 @@ class Generate(Sampling, PromptTable, Making):
         if values.get("accept"):
             told["max_tries"] = values.get("max_tries") or _TRIES
         return {**values, **told}
+
+    @field_validator("accept")
+    @classmethod
+    def _asks_something(cls, accept: str | None) -> str | None:
+        if accept is not None and not accept.strip():
+            raise ValueError("it asks for nothing")
+        return accept
 
     @model_validator(mode="after")
     def _nothing_to_accept(self) -> Self:

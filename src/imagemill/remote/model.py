@@ -292,8 +292,10 @@ class Remote(Model, TextModel):
         body = {"model": self.served_name(), "messages": [{"role": "user", "content": content}]}
         answer = (await client.call("POST", self.chat_url(), json=body)).json()
         try:
-            text = answer["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError):
+            message = answer["choices"][0]["message"]
+            # What a model does not want to say comes in a field of its own.
+            text = message.get("refusal") if message["content"] is None else message["content"]
+        except (KeyError, IndexError, TypeError, AttributeError):
             text = None
         if not isinstance(text, str):
             raise CallFailed("server_error", "the answer holds no text", again=True, paid=None)

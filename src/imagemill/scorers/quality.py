@@ -19,7 +19,7 @@ class Quality(Scorer):
     """Measures sharpness, brightness and contrast, and finds pictures of practically one color."""
 
     def columns(self) -> Mapping[str, Column]:
-        """Three numbers and a flag."""
+        """Four numbers; the last one is a flag, and a number since there may be none."""
         return {
             "sharpness": Column(
                 None,
@@ -28,7 +28,7 @@ class Quality(Scorer):
             ),
             "brightness": Column(None, "mean luma, from 0 (black) to 1 (white); higher is brighter"),
             "contrast": Column(None, "standard deviation of luma, from 0 to 0.5; higher is more contrast"),
-            "flat": Column(False, "whether the picture is practically of one color, such as black"),
+            "flat": Column(None, "1 where the picture is practically of one color, such as black, else 0"),
         }
 
     def score(self, images: Iterable[Seen]) -> Iterator[Scored]:
@@ -48,7 +48,7 @@ def _measured(image: Image.Image) -> dict[str, Any]:
         "sharpness": _sharpness(luma),
         "brightness": float(levels.mean()) / 255,
         "contrast": float(levels.std()) / 255,
-        "flat": spread <= _FLAT,
+        "flat": float(spread <= _FLAT),
     }
 
 
