@@ -76,10 +76,10 @@ def imagemill(path: str, query: str) -> pa.Table:
     elif query == "top":
         kept = np.flatnonzero(ranks_in(codes(table["prompt"]), badness(table["alignment"], ascending=False)) < 1)
     elif query == "sample":
-        kept = np.argsort(draws(table, everything, 7), kind="stable")[:SAMPLE]
+        kept = np.argsort(draws(table, everything, 7, "sample"), kind="stable")[:SAMPLE]
     else:
         groups = codes(table["animal"])
-        kept = np.flatnonzero(ranks_in(groups, draws(table, everything, 7)) < np.bincount(groups).min())
+        kept = np.flatnonzero(ranks_in(groups, draws(table, everything, 7, "balance")) < np.bincount(groups).min())
     return table.select(["file_name"]).take(kept)
 
 

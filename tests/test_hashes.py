@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
-from imagemill.hashing import distance, distances, pairs_within, perceptual_hash, pixels_sha256
+from imagemill.hashing import distances, pairs_within, perceptual_hash, pixels_sha256
 from imagemill.scorers.base import Seen, find_scorer
+
+
+def distance(one: str, other: str) -> int:
+    return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
 def picture(number: int, size: tuple[int, int] = (192, 160)) -> Image.Image:

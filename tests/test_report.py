@@ -21,7 +21,7 @@ from imagemill.dataset import Dataset
 from imagemill.dataset.files import append_lines
 from imagemill.dataset.vectors import Vectors
 from imagemill.errors import UsageError
-from imagemill.hashing import distance, perceptual_hash
+from imagemill.hashing import perceptual_hash
 from imagemill.images import encode
 from imagemill.reporting.figures import collect
 from imagemill.reporting.likeness import Hashed, diversity, hashed, nearest
@@ -72,6 +72,10 @@ def dataset_of(folder: Path, prompts: Path | Sequence[str | Mapping[str, Any]], 
         return package.generate(prompts, folder, **{"model": "fake", "seed": 1, **options})
     except package.SomeFailed:
         return Dataset(folder)
+
+
+def distance(one: str, other: str) -> int:
+    return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
 def with_scores(dataset: Dataset, values: Mapping[str, Sequence[Any]], scorer: str = "test") -> None:
@@ -344,8 +348,9 @@ def test_diversity_is_that_of_embeddings_where_there_are_some(tmp_path: Path) ->
     dataset = dataset_of(tmp_path / "out", ["a", "b", "c"], images_per_prompt=3)
     vectors = np.random.default_rng(2).normal(size=(9, 8)).astype(np.float16)
     names = [Path(record["file_name"]).stem for record in dataset]
-    # The last prompt has one vector: nothing to compare.
-    Vectors(dataset.folder, "embedding").write("part-000001", dict(zip(names[:7], vectors, strict=False)))
+    # The last prompt has one vector: nothing to compare. A second one is left of another image of that name.
+    Vectors(dataset.folder, "embedding").write("part-000001", dict(zip(names[:8], vectors, strict=False)))
+    with_scores(dataset, {"embedding": [number < 7 for number in range(9)]})
     collected = collect(dataset)
     apart = diversity(collected, hashed(collected))
     unit = vectors.astype(float) / np.linalg.norm(vectors.astype(float), axis=1, keepdims=True)

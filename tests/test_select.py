@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,8 +18,11 @@ from PIL import Image
 
 import imagemill as package
 from imagemill.dataset import Dataset
+from imagemill.dataset.lock import locked
 from imagemill.dataset.vectors import Vectors
+from imagemill.errors import ImagemillError, LockedError
 from imagemill.making.collecting import collect
+from imagemill.operators.select import Stale, choose, prepare, write
 from imagemill.selecting.duplicates import near, similar
 
 from .conftest import Command
@@ -38,6 +42,17 @@ def score(dataset: Dataset) -> Dataset:
     with dataset.lock():
         dataset.update(scores)
     return Dataset(dataset.folder)
+
+
+def with_step(dataset: Dataset, step: dict[str, Any]) -> None:
+    """One more in its job."""
+    Dataset.write_job(dataset.folder, {**dataset.job, "steps": [*dataset.job["steps"], step]})
+
+
+SCORED = {
+    "operator": "score", "scorer": "test", "model": "", "model_revision": "", "license": "", "model_parameters": {},
+    "scores": {"alignment": "how well it shows the prompt"}, "columns": {}, "meanings": {},
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -130,6 +145,37 @@ def test_as_many_of_each(dataset: Dataset) -> None:
     assert set(names(balanced)) != set(names(select(dataset, "other", balance="animal", seed=8)))
 
 
+def test_a_sample_of_what_was_balanced_is_balanced(tmp_path: Path) -> None:
+    prompts = [f"picture {number}" for number in range(240)]
+    source = package.generate(prompts, tmp_path / "source", model="fake", seed=1, width=8, height=8)
+    with source.lock():
+        source.update(lambda record: {"rare": record["file_name"].split("_")[1].endswith(("3", "6"))})
+    sample = select(Dataset(source.folder), "sample", balance="rare", sample=48)
+    assert 18 <= sum(record["rare"] for record in sample) <= 30
+
+
+def test_what_was_left_out_before_a_balance_keeps_its_reason(dataset: Dataset) -> None:
+    balanced = select(dataset, "balanced", where="flat", balance="alignment")
+    assert left_out(balanced.folder)["prompt_3_image_0.png"] == "flat is false"
+    assert left_out(balanced.folder)["prompt_10_image_0.png"] == "alignment is null"
+
+
+def test_whole_numbers_may_be_large(tmp_path: Path, imagemill: Command) -> None:
+    prompts = [{"prompt": f"picture {number}", "big": 2**53 + number} for number in range(3)]
+    package.generate(prompts, tmp_path / "source", model="fake", seed=1)
+    for where, kept in (("big > 1", 3), ("big >= 1.5", 3), ("big = 9007199254740993", 1)):
+        done = imagemill("select", "source", "-o", f"out-{where[4:7]}", "--where", where, "--json")
+        assert (done.code, done.json["kept"]) == (0, kept)
+    assert imagemill("select", "source", "-o", "best", "--top", 1, "--by", "big").code == 0
+    assert names(Dataset("best")) == ["prompt_2_image_0.png"]
+
+
+def test_texts_that_look_like_times_are_texts(tmp_path: Path) -> None:
+    prompts = [{"prompt": f"picture {number}", "taken": f"2020-01-0{number + 1}"} for number in range(3)]
+    source = package.generate(prompts, tmp_path / "source", model="fake", seed=1)
+    assert names(select(source, "late", where="taken > '2020-01-02'")) == ["prompt_2_image_0.png"]
+
+
 def test_a_sample_is_the_same_in_another_process_and_for_a_shuffled_table(dataset: Dataset) -> None:
     sample = {(record["id"], record["seed"]) for record in select(dataset, "sample", sample=8, seed=7)}
     arguments = ["select", dataset.folder, "-o", "again", "--sample", "8", "--seed", "7"]
@@ -169,6 +215,56 @@ def test_tiny_splits_load_too(tmp_path: Path) -> None:
     assert isinstance(found, dict)
     loaded = datasets.load_dataset(str(Path("splits").resolve()), cache_dir=str(tmp_path / "cache"))
     assert {name: len(split) for name, split in loaded.items()} == {name: len(split) for name, split in found.items()}
+
+
+@pytest.mark.parametrize("operator", ["generate", "edit"])
+def test_splits_of_one_image_without_a_score_load_too(tmp_path: Path, operator: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    for number in range(2):
+        drawing(number).save(tmp_path / f"{number}.png")
+    table = [{"image": str(tmp_path / f"{number}.png"), "prompt": f"p {number}"} for number in range(2)]
+    if operator == "edit":
+        source = package.edit(table, "source", model="fake", seed=1)
+    else:
+        source = package.generate([row["prompt"] for row in table], "source", model="fake", seed=1)
+    with source.lock():
+        source.update(lambda _: {"alignment": None})
+    with_step(source, SCORED)
+    found = package.select(Dataset("source"), "splits", split="a=0.5,b=0.5")
+    assert isinstance(found, dict)
+    loaded = datasets.load_dataset(str(Path("splits").resolve()), cache_dir=str(tmp_path / "cache"))
+    for name, split in loaded.items():
+        (record,) = found[name]
+        assert (split.features["alignment"].dtype, split["prompt"][0]) == ("float64", record["prompt"])
+        for column in {"image", "input_image"} & set(split.column_names):
+            file = record["file_name" if column == "image" else "input_image_file_name"]
+            assert split[column][0].tobytes() == Image.open(found[name].part(1).folder / file).tobytes()
+
+
+def test_without_a_single_score_it_loads_as_numbers(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    prompts = [f"picture {number}" for number in range(30)]
+    source = package.generate(prompts, tmp_path / "source", model="fake", seed=1, width=8, height=8)
+    probed = package.select(source, "probe", split="train=0.5,test=0.5")
+    assert isinstance(probed, dict)
+    first = set(names(probed["train"]))
+    with source.lock():
+        source.update(lambda record: {"alignment": 0.5 if record["file_name"] in first else None})
+    with_step(source, SCORED)
+    source = Dataset(source.folder)
+
+    absent = select(source, "absent", where="alignment is null")
+    assert package.verify(absent) == []
+    loaded = datasets.load_dataset(str(absent.folder.resolve()), cache_dir=str(tmp_path / "cache"))["train"]
+    assert (loaded.features["alignment"].dtype, set(loaded["alignment"])) == ("float64", {None})
+
+    split = package.select(source, "splits", split="train=0.5,test=0.5")
+    assert isinstance(split, dict)
+    assert all(package.verify(one) == [] for one in split.values())
+    both = datasets.load_dataset(str(Path("splits").resolve()), cache_dir=str(tmp_path / "cache"))
+    assert {name: set(one["alignment"]) for name, one in both.items()} == {"train": {0.5}, "test": {None}}
+    assert {one.features["alignment"].dtype for one in both.values()} == {"float64"}
+    assert both["test"][0]["image"].size == (8, 8)
 
 
 # Duplicates
@@ -243,6 +339,26 @@ def test_of_similar_vectors_one_stays_and_vectors_come_along(dataset: Dataset) -
     assert np.allclose(found, np.stack([vectors[name] for name in carried]), atol=0.01)
 
 
+def test_a_vector_of_an_image_that_was_there_before_is_not_looked_at(dataset: Dataset) -> None:
+    rng = np.random.default_rng(0)
+    Vectors(dataset.folder, "embedding").write(
+        "part-000001", {name.removesuffix(".png"): rng.normal(size=16) for name in names(dataset)}
+    )
+    with dataset.lock():
+        dataset.update(lambda record: {"embedding": record["file_name"] != "prompt_1_image_0.png"})
+    kept = select(Dataset(dataset.folder), "kept", deduplicate="embedding")
+    assert left_out(kept.folder) == {"prompt_1_image_0.png": "embedding is null"}
+    every = select(Dataset(dataset.folder), "every", sample=24)
+    carried, _ = Vectors(every.folder, "embedding").read("part-000001")
+    assert "prompt_1_image_0" not in carried
+    assert len(carried) == 23
+
+
+def test_equal_vectors_are_as_near_as_can_be() -> None:
+    vectors = np.random.default_rng(0).normal(size=(300, 33)).astype(np.float16)
+    assert [place for place, _, _ in near(np.concatenate([vectors, vectors]), 1.0)] == list(range(300, 600))
+
+
 def test_a_chain_of_small_steps_does_not_swallow_what_differs() -> None:
     hashes = [f"{(1 << 3 * number) - 1:016x}" for number in range(8)]
     assert [(place, kept, far) for place, kept, far in similar(hashes, 4)] == [
@@ -306,6 +422,69 @@ def test_again_is_done_and_another_is_refused(dataset: Dataset, imagemill: Comma
         dataset.update(lambda _: {"more": 1})
     changed = imagemill(*command)
     assert (changed.code, "its source has changed" in changed.err) == (2, True)
+
+
+def test_a_source_with_one_more_step_has_changed(dataset: Dataset) -> None:
+    good = select(dataset, "good", where="alignment > 0.5")
+    with dataset.lock():
+        dataset.update(lambda _: {"more": 1.0})
+    with_step(dataset, {**SCORED, "scores": {"more": "more"}})
+    with pytest.raises(Stale, match="its source has changed since"):
+        select(Dataset(dataset.folder), "good", where="alignment > 0.5")
+    few = select(good, "few", where="alignment > 0.5", sample=3)
+    with_step(few, SCORED)
+    assert list(select(good, "few", where="alignment > 0.5", sample=3)) == list(few)
+    with pytest.raises(package.UsageError, match="its source was `good`"):
+        select(dataset, "few", where="alignment > 0.5")
+
+
+def test_who_comes_late_harms_nothing(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed = []
+    rename = Path.rename
+
+    def watched(path: Path, target: Path) -> Path:
+        with pytest.raises(LockedError), locked(path):
+            pass
+        renamed.append(path.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    prepared = prepare(dataset, "parts", {"split": "a=0.5,b=0.5"})
+    write(prepared, choose(prepared))
+    assert renamed == [".parts.tmp"]
+    assert sorted(path.name for path in Path("parts").iterdir()) == ["README.md", "a", "b"]
+    with pytest.raises(ImagemillError, match="was written meanwhile"):
+        write(prepared, choose(prepared))
+    assert not list(Path.cwd().glob(".*.tmp"))
+    assert package.verify(Dataset("parts/a")) == []
+
+
+def test_all_names_are_on_disk_before_it_is_there(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = set()
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    vectors = {name.removesuffix(".png"): np.ones(4) for name in names(dataset)}
+    Vectors(dataset.folder, "embedding").write("part-000001", vectors)
+    with dataset.lock():
+        dataset.update(lambda _: {"embedding": True})
+    monkeypatch.setattr(os, "fsync", watched)
+    good = select(Dataset(dataset.folder), "good", sample=3)
+    folders = [path for path in good.folder.rglob("*") if path.is_dir()]
+    assert len(folders) == 5
+    assert {path.stat().st_ino for path in [*folders, good.folder, good.folder.parent]} <= synced
+
+
+def test_a_damaged_selection_is_selected_again(dataset: Dataset, imagemill: Command) -> None:
+    good = select(dataset, "good", sample=3)
+    (good.part(1).folder / names(good)[0]).unlink()
+    done = imagemill("verify", "good", "--repair")
+    assert "1 image given up; delete this selection and select again" in done.err
+    (dataset.part(1).folder / names(dataset)[0]).unlink()
+    assert "`imagemill generate` as before makes them again" in imagemill("verify", dataset.folder, "--repair").err
 
 
 def test_a_dry_run_writes_nothing(dataset: Dataset, imagemill: Command) -> None:

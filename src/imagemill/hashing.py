@@ -43,13 +43,8 @@ def perceptual_hash(image: Image.Image) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
-def distance(one: str, other: str) -> int:
-    """How many of 64 bits two perceptual hashes differ in; unrelated pictures are about 32 apart."""
-    return (int(one, 16) ^ int(other, 16)).bit_count()
-
-
 def distances(some: Hashes, others: Hashes) -> NDArray[np.intp]:
-    """The same for two arrays of hashes, element by element, after broadcasting."""
+    """How many of 64 bits two arrays of hashes differ in, by element, after broadcasting; unrelated ones: about 32."""
     import numpy as np
 
     counts = np.array([byte.bit_count() for byte in range(256)], np.uint8)

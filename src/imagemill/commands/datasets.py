@@ -37,6 +37,7 @@ def status(arguments: Sequence[str]) -> int:
         ),
     ]
     unknown = data["unknown_outcome"]
+    lines += [f"{number(count, 'image')} without `{name}` yet" for name, count in data["unfilled"].items()]
     if unknown["images"]:
         cost = "at a price nobody knows" if unknown["cost"] is None else f"up to ${unknown['cost']:.2f}"
         now = "in flight, or " if data["writer"] else ""
@@ -62,7 +63,10 @@ def verify(arguments: Sequence[str]) -> int:
     terminal = Terminal(parsed.quiet, parsed.json)
     if parsed.repair:
         lost = repair(dataset)
-        terminal.say(f"{number(lost, 'image')} given up; `imagemill generate` as before makes them again")
+        again = "`imagemill generate` as before makes them again"
+        if any(step["operator"] == "select" for step in dataset.job["steps"]):
+            again = "delete this selection and select again, or select into another folder"
+        terminal.say(f"{number(lost, 'image')} given up; {again}")
     problems = verify(dataset, reader=not parsed.no_reader)
     counts = dataset.counts()
     if dataset.writer:

@@ -12,7 +12,7 @@ from imagemill.terminal import Terminal, number
 
 def select(arguments: Sequence[str]) -> int:
     """Make a smaller dataset."""
-    from imagemill.operators.select import Select, choose, prepare, selected, write
+    from imagemill.operators.select import Select, choose, prepare, selected, selection_of, write
 
     parser = command_parser(
         "select",
@@ -55,8 +55,7 @@ def select(arguments: Sequence[str]) -> int:
     if prepared.done:
         found = selected(prepared)
         datasets = found if isinstance(found, dict) else {"": found}
-        steps = next(iter(datasets.values())).job["steps"]
-        left_out = steps[len(prepared.dataset.job["steps"])]["left_out"]
+        left_out = selection_of(next(iter(datasets.values())))["left_out"]
         data = tell({name: len(dataset) for name, dataset in datasets.items()}, left_out)
         terminal.say("done before")
     else:

@@ -61,8 +61,21 @@ def status_data(dataset: Dataset) -> dict[str, Any]:
         "rows_accepted": counts.rows_accepted,
         "rows_rejected": counts.rows_rejected,
         "unknown_outcome": asdict(dataset.unknown_outcome()),
+        "unfilled": _unfilled(dataset),
         "writer": dataset.writer,
     }
+
+
+def _unfilled(dataset: Dataset) -> dict[str, int]:
+    """How many images have no value yet in what later steps have added, by the first column of each step."""
+    from imagemill.dataset.journal import ColumnJournal, blanks_of
+
+    journals = [ColumnJournal(dataset, blanks) for step in dataset.job["steps"][1:] if (blanks := blanks_of(step))]
+    counts = [0] * len(journals)
+    for record in dataset if journals else ():
+        for place, journal in enumerate(journals):
+            counts[place] += journal.is_pending(record)
+    return {journal.name: count for journal, count in zip(journals, counts, strict=True) if count}
 
 
 def finish(terminal: Terminal, dataset: Dataset) -> int:

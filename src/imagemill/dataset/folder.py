@@ -102,10 +102,7 @@ class Part:
         content = encode_lines(records)
         if records and self.metadata.read_bytes() != content:
             write_file(self.metadata, content)
-        seal: dict[str, Any] = {"records": len(records), "sha256": hashlib.sha256(content).hexdigest()}
-        if nothing := empty_columns(records):
-            seal["empty"] = nothing
-        self._mark(seal)
+        self._mark(seal_of(records, content))
 
     def unseal(self) -> None:
         """Open the part for changes again."""
@@ -402,6 +399,14 @@ class Dataset:
 
     def _made_names(self) -> set[str]:
         return {Path(record["file_name"]).stem for record in self}
+
+
+def seal_of(records: Sequence[Record], content: bytes) -> dict[str, Any]:
+    """What seals a part: of its records, and of the bytes that hold them."""
+    seal: dict[str, Any] = {"records": len(records), "sha256": hashlib.sha256(content).hexdigest()}
+    if nothing := empty_columns(records):
+        seal["empty"] = nothing
+    return seal
 
 
 def empty_columns(records: Sequence[Record]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imagemill.dataset.files import parse_lines
 from imagemill.dataset.folder import Dataset, Part
@@ -18,33 +18,38 @@ PART = ".part"
 
 
 def read_schema(dataset: Dataset) -> pa.Schema:
-    """The columns of a dataset with their types; of one without any value, `null`."""
+    """The columns of a dataset with their types; of one without any value, `null`.
+
+    Raises ImagemillError where metadata is no table.
+    """
     import pyarrow as pa
 
-    types: dict[str, Any] = {}
+    types: dict[str, pa.DataType] = {}
     for part in dataset.parts:
-        for record in part.records():
-            for name in [name for name in record if types.get(name) is None]:
-                types[name] = _type(record[name])
-        if types and None not in types.values():
+        table = _read_part(part, None)
+        for field in table.schema:
+            if types.get(field.name, pa.null()) == pa.null():
+                types[field.name] = _told(field.type)
+        if types and pa.null() not in types.values():
             break
-    return pa.schema([(name, pa.null() if arrow is None else arrow) for name, arrow in types.items()])
+    return pa.schema(list(types.items()))
 
 
-def read_columns(dataset: Dataset, names: Iterable[str]) -> pa.Table:
+def read_columns(dataset: Dataset, known: pa.Schema, names: Iterable[str]) -> pa.Table:
     """Some columns of all records in plan order, behind `file_name` and `PART`; a value that is absent is null.
 
+    `known` is the dataset's schema.
     Raises ImagemillError where a value is not of its column's type.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    known = read_schema(dataset)
     schema = pa.schema([known.field(name) for name in dict.fromkeys(["file_name", *names])])
-    tables = [_read_part(part, schema) for part in dataset.parts]
-    table = pa.concat_tables(
-        [table for table in tables if len(table)] or [schema.append(pa.field(PART, pa.int64())).empty_table()]
-    )
+    tables = []
+    for part in dataset.parts:
+        table = _read_part(part, schema).select(schema.names)
+        tables.append(table.append_column(PART, pa.array([part.number] * len(table), pa.int64())))
+    table = pa.concat_tables(tables or [schema.append(pa.field(PART, pa.int64())).empty_table()])
     numbers = numbers_of(table)
     order = pc.sort_indices(numbers, sort_keys=[("row", "ascending"), ("image", "ascending")])
     return table.take(order).combine_chunks()
@@ -69,7 +74,8 @@ def fingerprint(dataset: Dataset) -> str:
     return whole.hexdigest()
 
 
-def _read_part(part: Part, schema: pa.Schema) -> pa.Table:
+def _read_part(part: Part, schema: pa.Schema | None) -> pa.Table:
+    """The columns of a schema; without one all, of the types that their values tell."""
     import pyarrow as pa
     import pyarrow.json as pj
 
@@ -77,12 +83,14 @@ def _read_part(part: Part, schema: pa.Schema) -> pa.Table:
     # A last line without its end is still being written.
     content = content[: content.rfind(b"\n") + 1]
     if not content:
-        return schema.append(pa.field(PART, pa.int64())).empty_table()
+        return (pa.schema([]) if schema is None else schema).empty_table()
     try:
-        table = pj.read_json(
+        return pj.read_json(
             pa.BufferReader(content),
             read_options=pj.ReadOptions(use_threads=False, block_size=len(content) + 1),
-            parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+            parse_options=pj.ParseOptions(
+                explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"
+            ),
         )
     except pa.ArrowInvalid as error:
         damaged = any(value is None for value, _ in parse_lines(part.metadata))
@@ -90,16 +98,13 @@ def _read_part(part: Part, schema: pa.Schema) -> pa.Table:
             f"`{part.metadata}` {'has damaged lines' if damaged else f'cannot be read as a table: {error}'}",
             "`imagemill verify` tells what is wrong",
         ) from None
-    return table.select(schema.names).append_column(PART, pa.array([part.number] * len(table), pa.int64()))
 
 
-def _type(value: Any) -> Any:
-    """The Arrow type of a value; None when it does not tell."""
+def _told(arrow: pa.DataType) -> pa.DataType:
+    """What an inferred type says: lists without an item say nothing, and texts that look like times are texts."""
     import pyarrow as pa
 
-    if isinstance(value, list):
-        inner = next((found for found in map(_type, value) if found is not None), None)
-        return None if inner is None else pa.list_(inner)
-    # A yes or no is also an int.
-    kinds: dict[type, Any] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-    return next((arrow for kind, arrow in kinds.items() if isinstance(value, kind)), None)
+    if pa.types.is_list(arrow):
+        inner = _told(arrow.value_type)
+        return pa.null() if pa.types.is_null(inner) else pa.list_(inner)
+    return pa.string() if pa.types.is_temporal(arrow) else arrow

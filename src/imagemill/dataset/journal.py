@@ -49,7 +49,7 @@ class ColumnJournal:
         """Take the names of the columns, the first of which names the files, with the values of images without one."""
         self._dataset = dataset
         self._blanks = blanks
-        name = next(iter(blanks))
+        self.name = name = next(iter(blanks))
         self._folder = dataset.folder / ".imagemill" / "columns"
         self._path = self._folder / f"{name}.jsonl"
         self.failures_file = self._folder / f"{name}-failures.jsonl"

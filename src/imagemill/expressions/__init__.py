@@ -1,9 +1,8 @@
-"""Questions about records, such as `alignment > 0.28 and not flat`: parsed, checked against columns, and answered."""
+"""Questions about records, such as `alignment > 0.28 and flat = 0`: parsed, checked against columns, and answered."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imagemill.errors import did_you_mean
 from imagemill.expressions.nodes import Cause, Node, kind_of
@@ -54,10 +53,3 @@ class Expression:
     def causes(self, table: pa.Table) -> list[Cause]:
         """Why each row of a table is not true; only for tables of which none is."""
         return self._root.causes(table)
-
-    def explain(self, record: Mapping[str, Any]) -> str:
-        """What makes it false of a record, or unknown, with the figure: `alignment 0.181 <= 0.28`; empty when true."""
-        import pyarrow as pa
-
-        table = pa.Table.from_pylist([{name: record.get(name) for name in self.columns}])
-        return "" if self.mask(table)[0].as_py() else self.causes(table)[0].text

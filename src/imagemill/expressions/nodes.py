@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OPPOSITES = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "=": "!=", "!=": "="}
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq, "!=": operator.ne,
-}  # fmt: skip
+_COMPARE: tuple[Callable[[Any, Any], bool], ...] = (operator.lt, operator.eq, operator.gt)
 _ARROW = {"<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal", "=": "equal", "!=": "not_equal"}
 _SHOWN = 60
 """Characters of a text that an explanation shows."""
@@ -50,7 +48,7 @@ class Column:
 class Constant:
     """A value that stands in the expression."""
 
-    value: float | str | bool
+    value: int | float | str | bool
     position: int
 
     def __str__(self) -> str:
@@ -164,7 +162,7 @@ class Comparison(Node):
         import pyarrow.compute as pc
 
         left, right = (_values(side, table) for side in (self.left, self.right))
-        left, right = _typed(left, right), _typed(right, left)
+        left, right = _typed(left, right.type), _typed(right, left.type)
         return pc.call_function(_ARROW[self.sign], [left, right])
 
     def causes(self, table: pa.Table) -> list[Cause]:
@@ -241,10 +239,12 @@ class OneColumn(Node):
         elif self.question == "contains":
             found = _containing(array, str(self.values[0].value))
         else:
-            values = pa.array([value.value for value in self.values])
-            if not texts and not pa.types.is_boolean(array.type):
-                array, values = array.cast(pa.float64()), values.cast(pa.float64())
-            found = pc.if_else(pc.is_valid(array), pc.is_in(array, values.cast(array.type)), None)
+            values = [value.value for value in self.values]
+            if any(isinstance(value, float) for value in values):
+                array = _typed(array, pa.float64())
+            if pa.types.is_floating(array.type):
+                values = [float(value) for value in values]
+            found = pc.if_else(pc.is_valid(array), pc.is_in(array, pa.array(values, array.type)), None)
         return pc.invert(found) if self.negated else found
 
     def causes(self, table: pa.Table) -> list[Cause]:
@@ -287,10 +287,13 @@ def kind_of(arrow: pa.DataType) -> str:
     return "texts" if pa.types.is_list(arrow) and kind_of(arrow.value_type) == "text" else "other"
 
 
+def kind_of_constant(constant: Constant) -> str:
+    """What a constant is, as `Types` says it of columns."""
+    return {bool: "yes or no", str: "text"}.get(type(constant.value), "number")
+
+
 def _type(operand: Operand, types: Types) -> str:
-    if isinstance(operand, Column):
-        return types[operand.name]
-    return {bool: "yes or no", str: "text"}.get(type(operand.value), "number")
+    return types[operand.name] if isinstance(operand, Column) else kind_of_constant(operand)
 
 
 def _values(operand: Operand, table: pa.Table) -> Any:
@@ -299,11 +302,17 @@ def _values(operand: Operand, table: pa.Table) -> Any:
     return operand.array(table) if isinstance(operand, Column) else pa.scalar(operand.value)
 
 
-def _typed(values: Any, other: Any) -> Any:
-    """Values of which none is known have the type of what they are compared with."""
+def _typed(values: Any, other: pa.DataType) -> Any:
+    """Values that can be compared with those of another type: of nulls only, or whole numbers beside others."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    return values.cast(other.type) if pa.types.is_null(values.type) else values
+    if pa.types.is_null(values.type):
+        return values.cast(other)
+    if pa.types.is_integer(values.type) and pa.types.is_floating(other):
+        # Beyond 2^53 they are rounded.
+        return pc.cast(values, other, safe=False)
+    return values
 
 
 def _containing(array: Any, sought: str) -> Any:
@@ -342,5 +351,5 @@ def _near(value: Any, other: Any) -> str:
     if not isinstance(value, float):
         return _shown(value)
     short = f"{value:.4g}"
-    same = all(compare(float(short), other) == compare(value, other) for compare in _COMPARE.values())
+    same = all(compare(float(short), other) == compare(value, other) for compare in _COMPARE)
     return short if same else repr(value)

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from imagemill.errors import UsageError
-from imagemill.expressions.nodes import OPPOSITES, Column, Comparison, Constant, Junction, Node, OneColumn, Operand
+from imagemill.expressions.nodes import (
+    OPPOSITES,
+    Column,
+    Comparison,
+    Constant,
+    Junction,
+    Node,
+    OneColumn,
+    Operand,
+    kind_of_constant,
+)
 
 _TOKEN = re.compile(
     r"""(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?!\w))
@@ -145,7 +155,7 @@ class Parser:
             value = self._operand()
             if isinstance(value, Column):
                 self._fail(f"`{value}` is a column", f"a text stands in quotes: '{value}'", value.position)
-            if values and type(value.value) is not type(values[0].value):
+            if values and kind_of_constant(value) != kind_of_constant(values[0]):
                 self._fail(f"`{values[0]}` and `{value}` are of different kinds", position=value.position)
             values.append(value)
         self._close()
@@ -155,7 +165,7 @@ class Parser:
         token = self._token
         self._next += 1
         if token.kind == "number":
-            return Constant(float(token.value), token.position)
+            return Constant(_number(token.value), token.position)
         if token.kind == "text":
             quote = token.value[0]
             return Constant(token.value[1:-1].replace(quote * 2, quote), token.position)
@@ -166,6 +176,12 @@ class Parser:
         self._next -= 1
         hint = "write `x is null`" if token.value == "null" else ""
         return self._fail(f"expected a column or a value, got {self._got()}", hint)
+
+
+def _number(text: str) -> int | float:
+    """Whole numbers are exact, where a column can hold them."""
+    value = float(text)
+    return int(text) if re.fullmatch(r"[-+]?\d+", text) and abs(value) < 2**63 else value
 
 
 def _tokens(text: str) -> Iterator[_Token]:

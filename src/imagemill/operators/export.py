@@ -49,7 +49,7 @@ class Export(Component):
     layout: str
     """How it is written, by name: `imagefolder`, `webdataset`, `parquet`, `diffusiondb`; see `imagemill layouts`."""
     where: str = ""
-    """What is true of the images to export, such as `alignment > 0.28 and not flat`; all without it."""
+    """What is true of the images to export, such as `alignment > 0.28 and flat = 0`; all without it."""
     image_format: ImageFormat | None = None
     """The format of the exported pictures; as in the dataset when not given."""
     quality: int | None = Field(None, ge=1, le=100)

@@ -19,7 +19,7 @@ from imagemill.hashing import perceptual_hash, pixels_sha256
 from imagemill.making.intake import output_for
 from imagemill.records import SEED_LIMIT
 from imagemill.scorers.base import scored_columns
-from imagemill.selecting.choosing import Choice, KeepRows
+from imagemill.selecting.choosing import Choice, KeepRows, absent
 from imagemill.selecting.duplicates import equal, hashes_of, near, similar, vectors_of
 from imagemill.selecting.writing import write_selection
 
@@ -175,7 +175,9 @@ def prepare(source: Dataset | str | Path, output: str | Path | None, parameters:
         "source": dataset.folder.resolve().name,
         "source_sha256": fingerprint(dataset),
     }
-    done = _is_done(folder, len(dataset.job["steps"]), step, options)
+    if folder.resolve() == dataset.folder.resolve():
+        raise UsageError(f"`{folder}` is the dataset that is selected from", "choose another output folder")
+    done = _is_done(folder, step, options)
     return Prepared(dataset, options, expression, schema, folder, step, done)
 
 
@@ -186,8 +188,10 @@ def choose(prepared: Prepared) -> Chosen:
     hashes = {"exact": "pixels_sha256", "perceptual": "perceptual_hash"}.get(options.deduplicate or "")
     if hashes in schema.names:
         named.append(str(hashes))
+    if options.deduplicate == _EMBEDDING:
+        named.append(_EMBEDDING)
     names = [*_BASIC, *(expression.columns if expression else ()), *named]
-    choice = Choice(read_columns(prepared.dataset, names))
+    choice = Choice(read_columns(prepared.dataset, schema, names))
     choice.where(expression, [options.by] if options.by else [], options.keep_missing, options.keep_rows)
     if options.deduplicate and len(choice.kept):
         _deduplicate(prepared, choice)
@@ -266,19 +270,22 @@ def check_columns(options: Select, expression: Expression | None, schema: pa.Sch
         raise UsageError(f"there is no column `{_EMBEDDING}` yet", f"imagemill score {folder} --with {_EMBEDDING}")
 
 
-def _is_done(folder: Path, place: int, step: Mapping[str, Any], options: Select) -> bool:
+def selection_of(dataset: Dataset) -> dict[str, Any]:
+    """The step of its job that has selected a dataset; empty for one that was not selected."""
+    return next((step for step in reversed(dataset.job["steps"]) if step["operator"] == "select"), {})
+
+
+def _is_done(folder: Path, step: Mapping[str, Any], options: Select) -> bool:
     """Whether the folder holds this selection; raises UsageError when it holds anything else."""
     folders = [folder / name for name in options.shares()] or [folder]
     if not folder.exists() or not all((each / "job.toml").is_file() for each in folders):
         Dataset.check_folder(folder)
-        if (folder / "job.toml").is_file():
+        if folder.is_dir() and any(folder.iterdir()):
             raise UsageError(f"`{folder}` is a dataset already", "choose another output folder")
         return False
-    steps = Dataset(folders[0]).job["steps"]
-    found = dict(steps[place]) if len(steps) > place else {}
-    for name in ("left_out", "split_name"):
-        found.pop(name, None)
-    if found.get("operator") != "select":
+    selection = selection_of(Dataset(folders[0]))
+    found = {name: value for name, value in selection.items() if name not in {"left_out", "split_name"}}
+    if not found:
         raise UsageError(f"`{folder}` is a dataset already", "choose another output folder")
     differences = [
         f"`{name}` was `{found.get(name, 'not given')}`, now `{step.get(name, 'not given')}`"
@@ -311,8 +318,7 @@ def _deduplicate(prepared: Prepared, choice: Choice) -> None:
         rows, vectors = vectors_of(dataset, table, _EMBEDDING)
         if not options.keep_missing:
             missing = sorted(set(range(len(table))).difference(rows))
-            cause = Cause(f"{_EMBEDDING} is null", f"{_EMBEDDING} is null")
-            choice.leave_out(places[missing].tolist(), [cause] * len(missing))
+            choice.leave_out(places[missing].tolist(), [absent(_EMBEDDING)] * len(missing))
         places, table = places[rows], table.take(rows)
         found = near(vectors, limit)
     names = table.column("file_name").to_pylist()

@@ -94,6 +94,8 @@ class Collected:
     perceptual: array[int] = field(default_factory=lambda: array("Q"))
     """Perceptual hashes of the images in `hashed`."""
     hashed: array[int] = field(default_factory=lambda: array("q"))
+    embedded: bytearray = field(default_factory=bytearray)
+    """Of each image, whether it has a vector."""
     pixels: Counter[str] = field(default_factory=Counter)
     """How many images have the same pixels, by their hash."""
     tries: Counter[int] = field(default_factory=Counter)
@@ -178,6 +180,7 @@ def _add(collected: Collected, record: Record, part: int, by: str) -> None:
         scores.append(float(value) if known and value is not None else float("nan"))
     if "tries" in record:
         collected.tries[record["tries"]] += 1
+    collected.embedded.append(bool(record.get("embedding")))
     if record.get("perceptual_hash"):
         collected.perceptual.append(int(record["perceptual_hash"], 16))
         collected.hashed.append(image)

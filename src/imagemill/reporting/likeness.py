@@ -130,7 +130,8 @@ def _by_vectors(collected: Collected) -> dict[int, float]:
             known = dict(zip(names, found.astype(np.float32), strict=True))
         if not several[prompt]:
             continue
-        vector = known.get(collected.files[image].rpartition(".")[0])
+        # Files may still hold the vector of an image that was there before.
+        vector = known.get(collected.files[image].rpartition(".")[0]) if collected.embedded[image] else None
         length = float(np.linalg.norm(vector)) if vector is not None else 0.0
         if vector is not None and length:
             total, count = sums.get(prompt, (np.zeros(len(vector)), 0))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from imagemill.hashing import distance
+from imagemill.hashing import distances
 from imagemill.reporting.figures import Collected
 from imagemill.reporting.likeness import NEAR, Diversity, Hashed, diversity, hashed, nearest
 from imagemill.reporting.markup import EMPTY, Markup, cut, element, figure, joined, share, table
@@ -119,12 +119,12 @@ def _near_duplicates(
     if collected.pixels:
         extra = collected.pixels.total() - len(collected.pixels)
         yield element("p", f"{number(extra, 'image')} with exactly the pixels of one before.")
-    hashes = dict(zip(found.images.tolist(), found.hashes.tolist(), strict=True))
+    hashes = dict(zip(found.images.tolist(), found.hashes, strict=True))
     # A pair is shown once, at the first of its images.
     pairs = [(one, other) for one, other in partners.items() if one < other or partners.get(other) != one]
     shown = []
     for one, other in pairs[:samples]:
-        bits = distance(f"{hashes[one]:x}", f"{hashes[other]:x}")
+        bits = int(distances(hashes[one], hashes[other])[0])
         said = "the same hash" if not bits else f"{bits} bit{'s' * (bits > 1)} apart"
         shown.append((said, [(one, ""), (other, "")]))
     if shown:

@@ -64,9 +64,8 @@ class Choice:
             places = np.flatnonzero(~passing(expression, self.table, keep_missing))
             failed = dict(zip(places.tolist(), expression.causes(self.table.take(places)), strict=True))
         for name in () if keep_missing else known:
-            cause = Cause(f"{name} is null", f"{name} is null")
             for place in np.flatnonzero(self.table.column(name).is_null().to_numpy()).tolist():
-                failed.setdefault(place, cause)
+                failed.setdefault(place, absent(name))
         if keep_rows:
             failed = self._by_rows(failed, keep_rows)
         self.leave_out(failed.keys(), failed.values())
@@ -117,15 +116,17 @@ class Choice:
         """Keep as many images of each value of a column as the rarest one has."""
         import numpy as np
 
-        if not keep_missing:
-            self.where(None, [column], keep_missing=False, keep_rows=None)
         kept = self.kept
+        if not keep_missing:
+            missing = kept[self.table.column(column).take(kept).is_null().to_numpy()].tolist()
+            self.leave_out(missing, [absent(column)] * len(missing))
+            kept = self.kept
         if not len(kept):
             return
         values = self.table.column(column).take(kept)
         groups = codes(values)
         count = int(np.bincount(groups).min())
-        spare = np.flatnonzero(ranks_in(groups, draws(self.table, kept, seed)) >= count)
+        spare = np.flatnonzero(ranks_in(groups, draws(self.table, kept, seed, "balance")) >= count)
         kind = f"more of its {column} than of the rarest"
         texts = (
             f"{column} {value!r} has {number} images, {count} are kept"
@@ -140,7 +141,7 @@ class Choice:
         import numpy as np
 
         kept = self.kept
-        order = np.argsort(draws(self.table, kept, seed), kind="stable")
+        order = np.argsort(draws(self.table, kept, seed, "sample"), kind="stable")
         places = kept[order[count:]].tolist()
         texts = (f"place {count + number} of {len(kept)} in the draw" for number in range(1, len(places) + 1))
         self.leave_out(places, (Cause("not in the sample", text) for text in texts))
@@ -154,6 +155,11 @@ class Choice:
         bounds = np.cumsum(list(shares.values()))[:-1]
         chosen = np.searchsorted(bounds, keys / 2**64, side="right")
         return {name: kept[chosen == number] for number, name in enumerate(shares)}
+
+
+def absent(column: str) -> Cause:
+    """The cause of what has no value in a column."""
+    return Cause(f"{column} is null", f"{column} is null")
 
 
 def passing(expression: Expression, table: pa.Table, keep_missing: bool) -> NDArray[np.bool_]:
@@ -180,8 +186,11 @@ def ranks_in(groups: Places, badness: NDArray[Any]) -> Places:
     return ranks
 
 
-def draws(table: pa.Table, places: Places, seed: int) -> NDArray[np.uint64]:
-    """A number of 64 bits for each image, from its row's id and its bytes: wherever it stands, it is the same."""
+def draws(table: pa.Table, places: Places, seed: int, step: str) -> NDArray[np.uint64]:
+    """A number of 64 bits for each image, from its row's id and its bytes: wherever it stands, it is the same.
+
+    Another one in each step, or the second would prefer what the first has.
+    """
     import numpy as np
 
     columns = table.select(["id", "sha256"])
@@ -190,7 +199,7 @@ def draws(table: pa.Table, places: Places, seed: int) -> NDArray[np.uint64]:
     for first in range(0, len(places), _GROUP):
         chosen = columns.take(places[first : first + _GROUP])
         pairs = zip(chosen.column("id").to_pylist(), chosen.column("sha256").to_pylist(), strict=True)
-        found.append(_hashed(f"{seed}\0{identity}\0{sha256}" for identity, sha256 in pairs))
+        found.append(_hashed(f"{step}\0{seed}\0{identity}\0{sha256}" for identity, sha256 in pairs))
     return np.concatenate(found) if found else np.zeros(0, np.uint64)
 
 
@@ -226,5 +235,6 @@ def badness(column: pa.ChunkedArray, ascending: bool) -> NDArray[np.float64]:
     import numpy as np
     import pyarrow as pa
 
-    values = column.cast(pa.float64()).to_numpy()
+    # Whole numbers beyond 2^53 are rounded.
+    values = column.cast(pa.float64(), safe=False).to_numpy()
     return np.where(np.isnan(values), np.inf, values if ascending else -values)

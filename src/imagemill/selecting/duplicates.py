@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 1024
 """Vectors that are compared at once."""
+_ROUNDING = 1e-5
+"""What a cosine of equal vectors may lack of 1."""
 
 Found = Iterator[tuple[int, int, float]]
 """A duplicate, the one it is a duplicate of, and how far or how near it is; images by their place in the preference.
@@ -72,6 +74,7 @@ def near(vectors: NDArray[np.float16], threshold: float) -> Found:
     kept = np.zeros(len(vectors), bool)
     units = vectors.astype(np.float32)
     units /= np.maximum(np.linalg.norm(units, axis=1, keepdims=True), np.float32(1e-12))
+    least = threshold - _ROUNDING
     for start in range(0, len(units), _BLOCK):
         block = units[start : start + _BLOCK]
         best, nearest = np.full(len(block), -2.0, np.float32), np.zeros(len(block), np.intp)
@@ -89,7 +92,7 @@ def near(vectors: NDArray[np.float16], threshold: float) -> Found:
                 mine = inside[number, places]
                 if mine.max() > best[number]:
                     best[number], nearest[number] = mine.max(), start + places[mine.argmax()]
-            if best[number] >= threshold:
+            if best[number] >= least:
                 yield start + number, int(nearest[number]), float(best[number])
             else:
                 kept[start + number] = True
@@ -112,7 +115,10 @@ def hashes_of(dataset: Dataset, table: pa.Table, column: str, compute: Callable[
 
 
 def vectors_of(dataset: Dataset, table: pa.Table, column: str) -> tuple[list[int], NDArray[np.float16]]:
-    """The rows of a table that have a vector, with these; raises UsageError when none has."""
+    """The rows of a table that have a vector, with these; raises UsageError when none has.
+
+    Which ones have, the column of the table tells: files may still hold the vector of an image that was there before.
+    """
     import numpy as np
 
     stored = Vectors(dataset.folder, column)
@@ -122,7 +128,8 @@ def vectors_of(dataset: Dataset, table: pa.Table, column: str) -> tuple[list[int
         names, vectors = stored.read(dataset.part(number).name)
         found.update(zip(names, vectors, strict=True))
     stems = [Path(name).stem for name in table.column("file_name").to_pylist()]
-    rows = [row for row, stem in enumerate(stems) if stem in found]
+    has = table.column(column).to_pylist()
+    rows = [row for row, stem in enumerate(stems) if has[row] and stem in found]
     if not rows:
         raise UsageError(f"no image has a vector in `{column}`", f"imagemill score {dataset.folder} --with {column}")
     return rows, np.stack([found[stems[row]] for row in rows])

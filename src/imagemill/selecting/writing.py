@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections import defaultdict
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagemill.dataset.card import write_card
 from imagemill.dataset.files import encode_lines, explained, make_folder, parse_lines, sync_folder, write_file
-from imagemill.dataset.folder import Dataset
+from imagemill.dataset.folder import Dataset, seal_of
 from imagemill.dataset.index import PART, fingerprint
 from imagemill.dataset.lock import locked
 from imagemill.dataset.sources import Sources
@@ -23,6 +21,7 @@ from imagemill.errors import ImagemillError, UsageError
 from imagemill.expressions import Cause
 from imagemill.plan import PART_SIZE
 from imagemill.records import Record, files_of, order_of
+from imagemill.selecting.splits import write_above
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,6 +45,8 @@ def write_selection(
     new = folder.with_name(f".{folder.name}.tmp")
     with locked(new):
         try:
+            if folder.is_dir() and any(folder.iterdir()):
+                raise ImagemillError(f"`{folder}` was written meanwhile", "give the same command again")
             # What a killed process has left behind.
             _clear(new)
             seen = fingerprint(dataset)
@@ -57,12 +58,14 @@ def write_selection(
                 write_file(target / ".imagemill" / _LEFT_OUT, left_out)
             step = next(iter(steps.values()))[-1]
             if "" not in kept:
-                write_file(new / "README.md", _card(dataset, step, kept, kinds).encode())
-                shutil.rmtree(new / ".imagemill")
+                write_above(new, dataset, step, kept, kinds)
             if seen != fingerprint(dataset) or seen != step["source_sha256"]:
                 raise ImagemillError(f"`{dataset.folder}` was changed meanwhile", "give the same command again")
             with explained(folder):
                 new.rename(folder)
+                if "" not in kept:
+                    # Only now: the lock in it has kept others away.
+                    shutil.rmtree(folder / ".imagemill")
             sync_folder(folder.parent)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
@@ -98,10 +101,11 @@ def _write(source: _Source, table: pa.Table, steps: Sequence[Mapping[str, Any]],
         part = f"part-{first // PART_SIZE + 1:06d}"
         beside = folder / "images" / part
         make_folder(beside)
-        lines = []
+        records, lines = [], []
         vectors: defaultdict[str, dict[str, Any]] = defaultdict(dict)
         for name, number in zip(names[first : first + PART_SIZE], numbers[first : first + PART_SIZE], strict=True):
             record, line = source.records(number)[name]
+            records.append(record)
             lines.append(line + b"\n")
             for file in files_of(record):
                 _link(source.dataset.part(number).folder / file, beside / file)
@@ -110,14 +114,17 @@ def _write(source: _Source, table: pa.Table, steps: Sequence[Mapping[str, Any]],
             sources.update({record["mask_sha256"]} if "mask_sha256" in record else ())
             for column in source.vector_columns:
                 vector = source.vectors(column, number).get(Path(name).stem)
-                if vector is not None:
+                # Files may still hold the vector of an image that was there before.
+                if vector is not None and record.get(column):
                     vectors[column][Path(name).stem] = vector
         content = b"".join(lines)
         write_file(beside / "metadata.jsonl", content)
-        sha256 = hashlib.sha256(content).hexdigest()
-        seals.append({"part": part, "sealed": True, "records": len(lines), "sha256": sha256})
+        seals.append({"part": part, "sealed": True, **seal_of(records, content)})
         for column, found in vectors.items():
             Vectors(folder, column).write(part, found)
+    sync_folder(folder / "images")
+    if (folder / ".imagemill" / "vectors").is_dir():
+        sync_folder(folder / ".imagemill" / "vectors")
     _link_sources(source.dataset, sources, folder)
     state = folder / ".imagemill"
     if source.dataset.environment_file.is_file():
@@ -160,43 +167,6 @@ def _left_out(table: pa.Table, causes: Sequence[Cause | None]) -> Iterator[dict[
     for name, part, identity, cause in zip(*columns, causes, strict=True):
         if cause:
             yield {"file_name": name, "part": part, "id": identity, "reason": cause.kind, "figure": cause.text}
-
-
-def _card(
-    dataset: Dataset, step: Mapping[str, Any], kept: Mapping[str, Sequence[int]], kinds: Mapping[str, set[str]]
-) -> str:
-    """What stands above the splits: for `load_dataset`, where each one lies."""
-    files = "\n".join(
-        "\n".join([f"  - split: {name}", "    path:", f"    - {name}/images/*/metadata.jsonl"])
-        + "".join(f"\n    - {name}/images/*/*{kind}" for kind in sorted(kinds[name]))
-        for name in kept
-    )
-    rows = "\n".join(f"| `{name}` | {len(places):,} |" for name, places in kept.items())
-    # The description tells the reader's cache that this is another dataset than one of the same name.
-    identity = hashlib.sha256(json.dumps(step, sort_keys=True).encode()).hexdigest()
-    return f"""---
-license: {dataset.job["steps"][0]["license"]}
-configs:
-- config_name: default
-  description: {identity}
-  data_files:
-{files}
----
-
-# Selected from {step["source"]}
-
-```python
-from datasets import load_dataset
-
-splits = load_dataset("path/to/this/folder")
-```
-
-| split | images |
-|---|---|
-{rows}
-
-Images of one prompt are in one split. Each split is a dataset of its own, with its own card.
-"""
 
 
 def _clear(folder: Path) -> None:
