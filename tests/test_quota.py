@@ -137,6 +137,17 @@ def test_a_quota_over_more_than_one_part_is_filled(tmp_path: Path) -> None:
     assert len(datasets.load_dataset("out", split="train", cache_dir=str(tmp_path / "cache"))) == 1300
 
 
+def test_a_quota_that_nothing_can_fill_ends_in_good_order(imagemill: Command) -> None:
+    Path("prompts.txt").write_text("\n".join(PROMPTS))
+    common = ["generate", "prompts.txt", "-o", "out", "--model", "fake", "--seed", 5, "--accept", "brightness > 2"]
+    ran = imagemill(*common, "--max-tries", 2)
+    assert ran.code == 3
+    assert "no image was accepted" in ran.err
+    assert "more `--max-tries`" in ran.err
+    assert verify(package.Dataset("out"), reader=False) == []
+    assert len(tries("out")) == 40
+
+
 def test_a_column_of_the_table_is_not_overwritten_by_what_scores() -> None:
     table = [{"prompt": "a", "sharpness": "x"}]
     with pytest.raises(package.UsageError, match="`sharpness` is a column of the dataset already"):

@@ -95,7 +95,8 @@ def fill(
         spent = [request for request in pending if tries.count[request.name] >= quota.max_tries]
         if spent:
             dataset.append_failures(failure_line(request, "not_accepted", tries.last(request)) for request in spent)
-            pending = [request for request in pending if tries.count[request.name] < quota.max_tries]
+            # Once more, since parts may be complete by it.
+            pending = pending_requests(dataset, (tries.next_of(request) for request in plan.requests()))
         now = pending[: None if most is None else max(0, most - total.total)]
         # Without any to draw it tidies up, and the last interrupted run may have left some without scores.
         _add(total, produce(dataset, now, model, output, executor, progress))
