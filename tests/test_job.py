@@ -103,6 +103,11 @@ def test_every_problem_is_told_at_once_and_nothing_is_made(imagemill: Command) -
         ([{**STEPS[0], "accept": "sharpnes > 1"}], "did you mean `sharpness`"),
         ([*STEPS[:2], {**STEPS[2], "split": "train=0.5,test=0.5"}, STEPS[1]], "can come `export`"),
         ([*STEPS, STEPS[2]], "can come nothing"),
+        (
+            [STEPS[0], {"operator": "score"}, {"operator": "score", "method": "pick"}],
+            "filled in another way: `method` was `cosine`, now `pick`",
+        ),
+        ([*STEPS[:3], {**STEPS[3], "where": "brightnes > 0"}], "did you mean `brightness`"),
         ([STEPS[0], {"operator": "score", "scorers": ["judge=openai:x"]}], "OPENAI_API_KEY"),
         ([STEPS[0], {"operator": "score", "scorers": ["judge"]}], "--with judge=MODEL"),
         ([STEPS[0], {"operator": "caption", "model": "fake", "column": "topic"}], "column of the dataset already"),

@@ -555,3 +555,11 @@ def test_a_folder_of_something_else_is_left_alone(dataset: Dataset, tmp_path: Pa
     other = package.generate(["one"], "other", model="fake", seed=1)
     with pytest.raises(package.UsageError, match="is a dataset already"):
         package.select(dataset, other.folder, sample=3)
+
+
+def test_all_columns_that_are_not_there_are_told_at_once() -> None:
+    dataset = package.generate(["a", "b"], "out", model="fake", seed=1)
+    with pytest.raises(package.UsageError) as caught:
+        package.select(dataset, "few", where="promt = 'a'", top=1, per="ids", by="sharpness")
+    for said in ("`promt`", "did you mean `prompt`", "`per`: there is no column `ids`", "no column `sharpness` yet"):
+        assert said in str(caught.value)

@@ -15,7 +15,7 @@ An interrupt is a KeyboardInterrupt and exits with 130.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -82,6 +82,12 @@ class OutOfSpace(ImagemillError):
     """The disk is full; what is written is safe and the same command continues."""
 
     exit_code = 6
+
+
+def together(problems: Sequence[UsageError]) -> UsageError:
+    """One error for several problems: all messages, each on its line, and what helps."""
+    hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
+    return UsageError("\n".join(problem.message for problem in problems), "; ".join(hints))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -17,8 +17,9 @@ from imagemill.component import Component
 from imagemill.dataset import Dataset
 from imagemill.dataset.journal import blanks_of
 from imagemill.errors import UsageError, did_you_mean
+from imagemill.expressions import Expression
 from imagemill.making import execution, preparation
-from imagemill.making.added import check_columns
+from imagemill.making.added import begun, check_added, check_columns
 from imagemill.making.collecting import dataset_of
 from imagemill.making.parameters import split_parameters
 from imagemill.making.quota import schema_of, unscored
@@ -64,6 +65,10 @@ class Step(ABC):
         self.folder = folder
         self.workers = 1
         self.devices = ""
+        self.before: list[dict[str, Any]] = []
+        """What earlier steps add, as `job.toml` will say it."""
+        self.added: list[dict[str, Any]] = []
+        """What it adds itself; known when it has been checked."""
 
     @abstractmethod
     def check(self, known: Record | None, first: bool) -> Record | None:
@@ -95,6 +100,7 @@ class _Making(Step):
         if first:
             prepared = self._prepared()
             prepared.model.ready(self.workers)
+            self.added = prepared.job["steps"][1:]
             return prepared.expected_record()
         operator = self.operators[self.name]
         options, model_parameters = split_parameters(
@@ -129,7 +135,7 @@ class _Caption(Step):
         if known is None:
             return None
         if not first:
-            check_columns(known, {"operator": "caption", "columns": options.blanks()}, ())
+            check_columns(known, {"operator": "caption", "columns": options.blanks()}, self.before)
         return {**known, **options.blanks()}
 
     def run(self, progress: Progress | None) -> Outcome:
@@ -146,15 +152,18 @@ class _Score(Step):
         """Parameters of the scorers, and the columns that they need and fill."""
         if first:
             score.prepare(Dataset(self.folder), self._scorers, self._parameters, self.workers, self.devices)
-        steps: list[dict[str, Any]] = []
         for name, scorer in find_scorers(self._scorers, self._parameters):
             scorer.ready(self.workers)
-            step = step_of(name, scorer)
+            before = [*self.before, *self.added]
+            same = begun({"steps": [{}, *before]}, "score", next(iter(scorer.columns())))
+            resolved = scorer.resolve(same.get("model_parameters", {}), self.workers)
+            step = step_of(name, resolved)
             if known is not None and not first:
                 scorer.check(known)
-                check_columns(known, step, steps)
-            steps.append(step)
-        return None if known is None else {**known, **{k: v for step in steps for k, v in blanks_of(step).items()}}
+                check_added(known, step, before)
+            self.added.append(step)
+        blanks = {name: blank for step in self.added for name, blank in blanks_of(step).items()}
+        return None if known is None else {**known, **blanks}
 
     def run(self, progress: Progress | None) -> Outcome:
         """Score what has no scores yet."""
@@ -217,7 +226,9 @@ class _Export(Step):
     def check(self, known: Record | None, first: bool) -> Record | None:
         """Nothing stands in the way of a layout but its parameters."""
         del first
-        export.check_parameters(self.parameters)
+        options, _ = export.check_parameters(self.parameters)
+        if known is not None and options.where:
+            Expression.parse(options.where).check(schema_of(known, {}))
         return known
 
     def run(self, progress: Progress | None) -> Outcome:
@@ -288,6 +299,7 @@ def check_job(job: Job, where: str = "job", workers: int = 1, devices: str = "")
             known = None
             continue
         step.workers, step.devices = workers, devices
+        step.before = [added for earlier in steps for added in earlier.added]
         try:
             if number == 1 and Path(job.input, "job.toml").is_file():
                 known = next(iter(Dataset(job.input)), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from imagemill.dataset.folder import Dataset
@@ -32,11 +32,16 @@ def without_empty(dataset: Dataset, job: dict[str, Any], operator: str, blanks: 
 
 def check_step(dataset: Dataset, step: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
     """Whether the step stands in the job; raises UsageError when its columns are taken by something else."""
-    found = begun(job, step["operator"], next(iter(blanks_of(step))))
+    return check_added(next(iter(dataset), {}), step, job["steps"][1:])
+
+
+def check_added(record: Mapping[str, Any], step: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> bool:
+    """The same for records of such columns, after the steps `before`."""
+    found = begun({"steps": [{}, *before]}, step["operator"], next(iter(blanks_of(step))))
     if found:
         _check_same(next(iter(blanks_of(step))), found, step)
         return True
-    check_columns(next(iter(dataset), {}), step, job["steps"][1:])
+    check_columns(record, step, before)
     return False
 
 

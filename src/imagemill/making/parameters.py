@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from imagemill.component import Component
-from imagemill.errors import UsageError, did_you_mean
+from imagemill.errors import UsageError, did_you_mean, together
 
 T = TypeVar("T", bound=Component)
 
@@ -39,5 +39,5 @@ def split_parameters(
                 )
                 wrong.append(UsageError(problem, did_you_mean(key, known) or f"known: {', '.join(known)}"))
     if wrong:
-        raise UsageError("\n".join(error.message for error in wrong), wrong[-1].hint)
+        raise together(wrong)
     return options, rest

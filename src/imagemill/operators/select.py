@@ -13,7 +13,7 @@ from pydantic import Field
 from imagemill.component import Component
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.index import fingerprint, read_columns, read_schema
-from imagemill.errors import SomeFailed, UsageError, did_you_mean
+from imagemill.errors import SomeFailed, UsageError, did_you_mean, together
 from imagemill.expressions import Cause, Expression
 from imagemill.hashing import perceptual_hash, pixels_sha256
 from imagemill.making.intake import output_for
@@ -250,24 +250,36 @@ def check_columns(options: Select, expression: Expression | None, schema: pa.Sch
     import pyarrow as pa
 
     asked = {"per": options.per, "by": options.by, "balance": options.balance}
-    for name in [*(expression.columns if expression else ()), *filter(None, asked.values())]:
-        scorers = {} if name in schema.names else scored_columns()
-        if name in scorers:
-            raise UsageError(f"there is no column `{name}` yet", f"imagemill score {folder} --with {scorers[name]}")
-    if expression:
-        expression.check(schema)
+    if options.deduplicate == _EMBEDDING:
+        asked["deduplicate"] = _EMBEDDING
+    problems = []
+    absent = {name for name in [*(expression.columns if expression else ()), *asked.values()] if name} - {*schema.names}
+    scorers = scored_columns() if absent else {}
+    for name in sorted(absent & scorers.keys()):
+        hint = f"imagemill score {folder} --with {scorers[name]}"
+        problems.append(UsageError(f"there is no column `{name}` yet", hint))
+    if expression and not absent & scorers.keys() & {*expression.columns}:
+        try:
+            expression.check(schema)
+        except UsageError as error:
+            problems.append(error)
     for parameter, name in asked.items():
-        if name and name not in schema.names:
-            hint = did_you_mean(name, [*schema.names, *scored_columns()]) or f"columns: {', '.join(schema.names)}"
-            raise UsageError(f"select: `{parameter}`: there is no column `{name}`", hint)
-        if name and pa.types.is_list(schema.field(name).type):
-            raise UsageError(f"select: `{parameter}`: `{name}` holds lists", "name a column of numbers or texts")
-    if options.by:
-        kind = schema.field(options.by).type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
-            raise UsageError(f"select: `by`: `{options.by}` holds no numbers", "name a column of numbers")
-    if options.deduplicate == _EMBEDDING and _EMBEDDING not in schema.names:
-        raise UsageError(f"there is no column `{_EMBEDDING}` yet", f"imagemill score {folder} --with {_EMBEDDING}")
+        if not name or name in scorers:
+            continue
+        if name in absent:
+            hint = did_you_mean(name, [*schema.names, *scorers]) or f"columns: {', '.join(schema.names)}"
+            problems.append(UsageError(f"select: `{parameter}`: there is no column `{name}`", hint))
+            continue
+        kind = schema.field(name).type
+        if pa.types.is_list(kind):
+            hint = "name a column of numbers or texts"
+            problems.append(UsageError(f"select: `{parameter}`: `{name}` holds lists", hint))
+        elif parameter == "by" and not (
+            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+        ):
+            problems.append(UsageError(f"select: `by`: `{name}` holds no numbers", "name a column of numbers"))
+    if problems:
+        raise together(problems)
 
 
 def selection_of(dataset: Dataset) -> dict[str, Any]:
