@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
+from imagemill.component import separated
 from imagemill.errors import UsageError, did_you_mean
 from imagemill.hub import read_config, stamp_of
-from imagemill.pretrained import Batches, Failure, Pretrained, load
+from imagemill.pretrained import Batches, Failure, Kept, Pretrained, load
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +23,7 @@ _SHORTEST = 16
 """Tokens that every text has room for; longer ones get twice as much until it is enough."""
 _PLACES = 512
 """Tokens that a model can read when it does not say how many."""
-_ROOM = 2
+_LOADED: Kept[Classes] = Kept(2)
 """Classifiers that stay loaded, since several scorers may take turns."""
 
 
@@ -39,15 +40,7 @@ class Classifier(Pretrained):
     score_batch_size: int = Field(16, ge=1, exclude=True)
     """How many are classified in one pass, fewer where memory demands it; not written down."""
 
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _separate(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = [value]
-        if not isinstance(value, list | tuple):
-            return value
-        names = (name.strip() for text in value for name in str(text).split(","))
-        return tuple(dict.fromkeys(name for name in names if name))
+    _separated = field_validator("labels", mode="before")(separated)
 
     def folder(self, weights: bool = True) -> Path:
         """As of any model; raises UsageError too when it holds no such classifier."""
@@ -83,23 +76,13 @@ class Classifier(Pretrained):
         return resolved.model_copy(update={"labels": tuple(labels)})
 
 
-_LOADED: dict[tuple[Any, ...], Classes] = {}
-"""The classifiers of this process, the latest last."""
-
-
 def classes_of(options: Classifier) -> Classes:
     """The loaded model; raises UsageError and ModelError."""
     folder = options.folder()
     key = (options.head, options.device, options.dtype, options.threads, options.score_batch_size, stamp_of(folder))
-    found = _LOADED.pop(key, None)
-    if found is None:
-        while len(_LOADED) >= _ROOM:
-            del _LOADED[next(iter(_LOADED))]
-        is_image = options.head == "ImageClassification"
-        reader: Literal["AutoImageProcessor", "AutoTokenizer"] = "AutoImageProcessor" if is_image else "AutoTokenizer"
-        found = Classes(*load(options, folder, f"AutoModelFor{options.head}", reader), options)
-    _LOADED[key] = found
-    return found
+    is_image = options.head == "ImageClassification"
+    reader: Literal["AutoImageProcessor", "AutoTokenizer"] = "AutoImageProcessor" if is_image else "AutoTokenizer"
+    return _LOADED.get(key, lambda: Classes(*load(options, folder, f"AutoModelFor{options.head}", reader), options))
 
 
 class Classes:

@@ -112,6 +112,16 @@ def _usage_error(cls: type[Component], error: ValidationError, where: str) -> Us
     return UsageError("\n".join(lines), hint or "see the parameters with `--help`")
 
 
+def separated(value: Any) -> Any:
+    """Names in a text or in several, each with commas between them, once each; what is neither stays as it is."""
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        return value
+    names = (name.strip() for text in value for name in str(text).split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
 def component_names(kind: str) -> list[str]:
     """List the components of a kind (`models`, `executors`, …): the package's own files, then plugins."""
     return sorted({*_own_names(kind), *(name for name, _ in _plugins(kind))})

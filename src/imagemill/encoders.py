@@ -12,7 +12,7 @@ from pydantic import Field
 from imagemill.environment import cores
 from imagemill.errors import UsageError
 from imagemill.hub import read_config, stamp_of
-from imagemill.pretrained import Batches, Failure, Pretrained, load
+from imagemill.pretrained import Batches, Failure, Kept, Pretrained, load
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ _TEXTS = 8
 """Texts in one pass: images of a batch often share theirs."""
 _REMEMBERED = 4096
 """Texts whose vectors are kept."""
-_ROOM = 4
+_LOADED: Kept[Encoder] = Kept(4)
 """Encoders that stay loaded, since several scorers may take turns."""
 
 
@@ -55,21 +55,11 @@ class DualEncoder(Pretrained):
         return folder
 
 
-_LOADED: dict[tuple[Any, ...], Encoder] = {}
-"""The encoders of this process, the latest last."""
-
-
 def encoder_of(options: DualEncoder) -> Encoder:
     """The loaded model; raises UsageError and ModelError."""
     folder = options.folder()
     key = (options.device, options.dtype, options.threads, options.score_batch_size, stamp_of(folder))
-    encoder = _LOADED.pop(key, None)
-    if encoder is None:
-        while len(_LOADED) >= _ROOM:
-            del _LOADED[next(iter(_LOADED))]
-        encoder = Encoder(*load(options, folder, "AutoModel"), options)
-    _LOADED[key] = encoder
-    return encoder
+    return _LOADED.get(key, lambda: Encoder(*load(options, folder, "AutoModel"), options))
 
 
 class Encoder:

@@ -100,6 +100,29 @@ class Pretrained(LocalModel):
         return self.built_in.get(self.model, self.model)
 
 
+class Kept(Generic[Found]):
+    """What this process has loaded: so many at most, the latest stay."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._found: dict[tuple[Any, ...], Found] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[Any, ...], loaded: Callable[[], Found]) -> Found:
+        """What is kept under a key, or what is loaded now, when there is room for it."""
+        # Scorers that share a model ask for it at once, each in its thread.
+        with self._lock:
+            if key in self._found:
+                found = self._found.pop(key)
+            else:
+                # First, so that both are never in memory.
+                while len(self._found) >= self._room:
+                    del self._found[next(iter(self._found))]
+                found = loaded()
+            self._found[key] = found
+        return found
+
+
 def load(
     options: LocalModel,
     folder: Path,

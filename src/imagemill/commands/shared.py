@@ -68,13 +68,10 @@ def status_data(dataset: Dataset) -> dict[str, Any]:
 
 def _unfilled(dataset: Dataset) -> dict[str, int]:
     """How many images have no value yet in what later steps have added, by the first column of each step."""
-    from imagemill.dataset.journal import ColumnJournal, blanks_of
+    from imagemill.dataset.journal import ColumnJournal, blanks_of, count_pending
 
     journals = [ColumnJournal(dataset, blanks) for step in dataset.job["steps"][1:] if (blanks := blanks_of(step))]
-    counts = [0] * len(journals)
-    for record in dataset if journals else ():
-        for place, journal in enumerate(journals):
-            counts[place] += journal.is_pending(record)
+    counts = count_pending(dataset, journals)
     return {journal.name: count for journal, count in zip(journals, counts, strict=True) if count}
 
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ tags:
 annotations_creators:
 - machine-generated
 size_categories:
-- {next((label for limit, label in _SIZES if counts.done < limit), "10M<n<100M")}
+- {size_category(counts.done)}
 {_reading(dataset, counts)}---
 
 # {name}
@@ -144,6 +145,11 @@ dataset = load_dataset("path/to/this/folder", split="train")
 """
 
 
+def size_category(images: int) -> str:
+    """How Hugging Face calls a dataset of so many images."""
+    return next((label for limit, label in _SIZES if images < limit), "10M<n<100M")
+
+
 def scores_of(job: Mapping[str, Any]) -> list[str]:
     """The columns of a job that hold a number or null."""
     return [name for step in job["steps"][1:] for name in step.get("scores", ())]
@@ -165,8 +171,7 @@ def _typed(dataset: Dataset, scores: Sequence[str]) -> str:
     import pyarrow as pa
     import pyarrow.json
 
-    part = next(part for part in dataset.parts if part.records())
-    schema = pyarrow.json.read_json(pa.BufferReader(encode_lines(part.records()[:_TYPED]))).schema
+    schema = pyarrow.json.read_json(pa.BufferReader(encode_lines(islice(dataset, _TYPED)))).schema
     lines = []
     for field in schema:
         name, kind = field.name, "float64" if field.name in scores else _NAMES.get(str(field.type), str(field.type))

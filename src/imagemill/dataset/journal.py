@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,6 +158,15 @@ class ColumnJournal:
         else:
             with explained(path):
                 path.unlink(missing_ok=True)
+
+
+def count_pending(dataset: Dataset, journals: Sequence[ColumnJournal]) -> list[int]:
+    """How many images have no values yet, for each journal; reads the records once."""
+    counts = [0] * len(journals)
+    for record in dataset if journals else ():
+        for place, journal in enumerate(journals):
+            counts[place] += journal.is_pending(record)
+    return counts
 
 
 def _line(annotation: Annotation) -> dict[str, Any]:

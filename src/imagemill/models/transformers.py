@@ -15,7 +15,7 @@ from imagemill.environment import cores
 from imagemill.hub import import_package, stamp_of
 from imagemill.images import upright
 from imagemill.models.base import DESCRIBE, Question, Reply, TextInfo, TextModel
-from imagemill.pretrained import LocalModel, Pretrained, conversation, load
+from imagemill.pretrained import Kept, LocalModel, Pretrained, conversation, load
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,18 +57,15 @@ class Transformers(Pretrained, Captioner):
     """Any image-to-text or image-text-to-text model that transformers loads."""
 
 
-_LOADED: dict[tuple[Any, ...], _Engine] = {}
-"""The engine of this process, by its options and files: there is room for one."""
+_LOADED: Kept[_Engine] = Kept(1)
+"""The engine of this process, by its options and files."""
 
 
 def _engine_of(options: Captioner) -> _Engine:
     """The loaded model; raises UsageError and ModelError."""
     folder = options.folder()
     key = (options, stamp_of(folder))
-    if key not in _LOADED:
-        _LOADED.clear()
-        _LOADED[key] = _Engine(*load(options, folder, "AutoModelForImageTextToText"), options)
-    return _LOADED[key]
+    return _LOADED.get(key, lambda: _Engine(*load(options, folder, "AutoModelForImageTextToText"), options))
 
 
 class _Engine:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from imagemill.component import Component
-from imagemill.dataset.card import render_card, scores_of
+from imagemill.dataset.card import render_card, scores_of, size_category
 from imagemill.dataset.files import explained, make_folder, sync_folder
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.index import fingerprint, read_schema
@@ -36,8 +36,6 @@ _MARK = ".imagemill-export.json"
 """The file by which an export is known again; readers pass over its leading point."""
 _CONVERTED = ".imagemill/converted"
 """Where converted pictures are until they are exported."""
-
-_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
 _SPLITS = ("train", "validation", "test")
 """How readers order them; others follow."""
@@ -326,7 +324,7 @@ def _card(prepared: Prepared) -> tuple[str, str]:
     _, front, _ = next(iter(cards.values()))
     total = sum(prepared.images.values())
     front = re.sub(r"^(configs|size_categories):\n([- ].*\n)*", "", front, flags=re.MULTILINE)
-    front += f"size_categories:\n- {next((label for limit, label in _SIZES if total < limit), '10M<n<100M')}\n"
+    front += f"size_categories:\n- {size_category(total)}\n"
     sections = {split: _sections(card[2]) for split, card in cards.items()}
     heads = {split: found.pop("").split("\n\n") for split, found in sections.items()}
     for split, head in heads.items():

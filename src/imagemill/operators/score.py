@@ -12,7 +12,7 @@ from imagemill.annotate import annotate
 from imagemill.committing import Progress, Report
 from imagemill.component import Component
 from imagemill.dataset.folder import Dataset
-from imagemill.dataset.journal import ColumnJournal, blanks_of
+from imagemill.dataset.journal import ColumnJournal, blanks_of, count_pending
 from imagemill.errors import SomeFailed, UsageError
 from imagemill.executors.local import Local
 from imagemill.making.added import begun, check_step, without_empty
@@ -49,11 +49,7 @@ class Prepared:
     def pending(self) -> list[int]:
         """How many images have no scores, for each scorer."""
         journals = [ColumnJournal(self.dataset, blanks_of(scoring.step)) for scoring in self.scorings]
-        counts = [0] * len(journals)
-        for record in self.dataset:
-            for number, journal in enumerate(journals):
-                counts[number] += journal.is_pending(record)
-        return counts
+        return count_pending(self.dataset, journals)
 
 
 def prepare(

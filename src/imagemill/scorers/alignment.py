@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from imagemill.encoders import DualEncoder, cosine, encoder_of
 from imagemill.errors import ModelError, UsageError, did_you_mean
 from imagemill.hub import stamp_of
-from imagemill.pretrained import Batches, Failure, Pretrained, conversation, load
+from imagemill.pretrained import Batches, Failure, Kept, Pretrained, conversation, load
 from imagemill.records import Record
 from imagemill.scorers.base import Column, Scored, Scorer, ScorerInfo, Seen
 
@@ -117,8 +117,8 @@ def _cosines(options: Alignment) -> Compared:
     return compared
 
 
-_LOADED: dict[tuple[Any, ...], Compared] = {}
-"""What answers questions in this process: there is room for one."""
+_LOADED: Kept[Compared] = Kept(1)
+"""What answers questions in this process."""
 
 
 def _answers(options: Alignment) -> Compared:
@@ -129,11 +129,9 @@ def _answers(options: Alignment) -> Compared:
     """
     folder = options.folder()
     key = (options.device, options.dtype, options.threads, stamp_of(folder))
-    if key not in _LOADED:
-        _LOADED.clear()
-        processor, model = load(options, folder, "AutoModelForImageTextToText")
-        _LOADED[key] = _asking(options.model_name(), processor, model)
-    return _LOADED[key]
+    return _LOADED.get(
+        key, lambda: _asking(options.model_name(), *load(options, folder, "AutoModelForImageTextToText"))
+    )
 
 
 def _asking(name: str, processor: Any, model: Any) -> Compared:

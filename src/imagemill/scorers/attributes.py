@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import field_validator
 
 from imagemill.asking import Asking
+from imagemill.component import separated
 from imagemill.errors import UsageError
 from imagemill.judging import beginning, check_column, check_names, filled, plain_text, read_yes_or_no
 from imagemill.records import Record
@@ -24,15 +25,7 @@ class Attributes(Asking):
     template: str = "Does this picture show the following? {attribute}: {value}\nAnswer with one word: yes or no."
     """What is asked: `{attribute}` is the column's name, `{value}` what it says."""
 
-    @field_validator("attributes", mode="before")
-    @classmethod
-    def _separate(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = [value]
-        if not isinstance(value, list | tuple):
-            return value
-        names = (name.strip() for text in value for name in str(text).split(","))
-        return tuple(dict.fromkeys(name for name in names if name))
+    _separated = field_validator("attributes", mode="before")(separated)
 
     def columns(self) -> Mapping[str, Column]:
         """The share that agrees, what was answered, and each attribute by itself."""

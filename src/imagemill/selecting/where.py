@@ -14,9 +14,10 @@ def names_where(dataset: Dataset, where: str) -> frozenset[str]:
     """Their file names; raises UsageError for an expression that cannot be right, or is true of none."""
     expression = Expression.parse(where)
     schema = read_schema(dataset)
-    scorers = scored_columns()
-    for name in expression.columns:
-        if name not in schema.names and name in scorers:
+    absent = [name for name in expression.columns if name not in schema.names]
+    scorers = scored_columns() if absent else {}
+    for name in absent:
+        if name in scorers:
             raise UsageError(
                 f"there is no column `{name}` yet", f"imagemill score {dataset.folder} --with {scorers[name]}"
             )
