@@ -16,9 +16,9 @@ from pydantic import Field
 
 from imagemill.component import Component
 from imagemill.dataset.card import render_card, scores_of, size_category
+from imagemill.dataset.columns import fingerprint, read_schema
 from imagemill.dataset.files import explained, make_folder, sync_folder
 from imagemill.dataset.folder import Dataset
-from imagemill.dataset.index import fingerprint, read_schema
 from imagemill.dataset.lock import locked
 from imagemill.dataset.manifest import check_manifest, sync_files, write_manifest
 from imagemill.errors import ImagemillError, LockedError, UsageError

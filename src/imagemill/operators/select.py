@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from imagemill.component import Component
+from imagemill.dataset.columns import fingerprint, read_columns, read_schema
 from imagemill.dataset.folder import Dataset
-from imagemill.dataset.index import fingerprint, read_columns, read_schema
 from imagemill.errors import SomeFailed, UsageError, did_you_mean, together
 from imagemill.expressions import Cause, Expression
 from imagemill.hashing import perceptual_hash, pixels_sha256

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
 
-from imagemill.dataset.index import numbers_of
+from imagemill.dataset.columns import numbers_of
 from imagemill.expressions import Cause, Expression
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagemill.dataset.columns import PART
 from imagemill.dataset.folder import Dataset
-from imagemill.dataset.index import PART
 from imagemill.dataset.vectors import Vectors
 from imagemill.environment import cores
 from imagemill.errors import UsageError

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagemill.dataset.card import scores_of
+from imagemill.dataset.columns import PART, read_columns, read_schema
 from imagemill.dataset.files import write_file
 from imagemill.dataset.folder import Dataset
-from imagemill.dataset.index import PART, read_columns, read_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from imagemill.dataset.columns import read_columns, read_schema
 from imagemill.dataset.folder import Dataset
-from imagemill.dataset.index import read_columns, read_schema
 from imagemill.errors import UsageError
 from imagemill.expressions import Expression
 from imagemill.scorers.base import scored_columns

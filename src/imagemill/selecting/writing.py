@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagemill.dataset.card import write_card
+from imagemill.dataset.columns import PART, fingerprint
 from imagemill.dataset.files import encode_lines, explained, make_folder, parse_lines, sync_folder, write_file
 from imagemill.dataset.folder import Dataset, seal_of
-from imagemill.dataset.index import PART, fingerprint
 from imagemill.dataset.lock import locked
 from imagemill.dataset.sources import Sources
 from imagemill.dataset.vectors import Vectors
