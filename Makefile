@@ -40,7 +40,7 @@ $(VENV)/.local: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local
-	$(PIP) install --constraint constraints.txt --editable '.[local,remote,serve,dev]'
+	$(PIP) install --constraint constraints.txt --editable '.[local,remote,cloud,c2pa,serve,dev]'
 	@touch $@
 
 clean:
