@@ -12,7 +12,7 @@ demo: $(VENV)/.local
 	@echo "pictures: demo/images/part-000001, all on one sheet: demo.png"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest
