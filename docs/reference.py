@@ -17,13 +17,16 @@ from unittest.mock import patch
 import imagemill
 from imagemill import cli, errors
 from imagemill.component import Component, Parameter, component_names, find_component
-from imagemill.dataset import card
+from imagemill.dataset.card_columns import MEANINGS
+from imagemill.downloading.options import Download
 from imagemill.making.preparation import Making
 from imagemill.models.diffusers.schedulers import SCHEDULERS
 from imagemill.operators.augment import Augment
 from imagemill.operators.caption import Caption
 from imagemill.operators.edit import Edit
+from imagemill.operators.export import Export
 from imagemill.operators.generate import Generate
+from imagemill.operators.import_ import Import
 from imagemill.operators.select import Select
 from imagemill.tables.columns import PictureTable, TableOptions
 
@@ -33,7 +36,9 @@ TAKES = {
     "": "[parameter of the job]({0}.md) and for every [parameter of the model](models.md) that `--model` names",
     "score": "[parameter of the scorers](scorers.md) that `--with` names",
     "select": "[parameter of the selection](select.md)",
-    "export": "[parameter of the layout](layouts.md)",
+    "export": "[parameter of the export](export.md) and of the [layout](layouts.md)",
+    "import": "[parameter of the import](import.md)",
+    "download": "[parameter of the download](download.md)",
 }
 """Parameters that are flags of a command: those of an operator that makes images, or of another one."""
 NOTE = "<!-- Written by docs/reference.py from the code: change the code, then run `make docs`. -->"
@@ -100,7 +105,7 @@ def _command_section(command: str) -> str:
     text = [f"## {command}", f"{_sentence(cli.COMMANDS[command][1])}", f"```text\n{' '.join(usage)} [flags]\n```"]
     rows = [[f"`{_name(action)}`", _help(action)] for action in [*arguments, *flags]]
     text.append(_table(["argument", "meaning"], rows))
-    if command in component_names("operators"):
+    if command in TAKES or command in {"generate", "augment", "edit", "caption"}:
         text.append(f"It also takes a flag for every {TAKES.get(command, TAKES['']).format(command)}.")
     return "\n\n".join(text)
 
@@ -298,7 +303,7 @@ def _error_tree() -> str:
 
 
 def _column_table() -> str:
-    return _table(["column", "meaning"], ([f"`{name}`", _sentence(text)] for name, text in card._MEANINGS.items()))
+    return _table(["column", "meaning"], ([f"`{name}`", _sentence(text)] for name, text in MEANINGS.items()))
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -326,7 +331,10 @@ def expected() -> dict[Path, str]:
             for operator in (Generate, Augment, Edit)
         },
         folder / "caption.md": _plain_page(Caption, " A parameter of the [model](models.md) is given in the same way."),
-        folder / "select.md": _plain_page(Select),
+        **{
+            folder / f"{component.component_name()}.md": _plain_page(component)
+            for component in (Select, Export, Import, Download)
+        },
         folder / "scorers.md": _components_page(
             "Scorers",
             "scorers",

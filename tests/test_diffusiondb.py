@@ -19,9 +19,11 @@ from PIL import Image
 import imagemill as package
 from imagemill.dataset import Dataset
 from imagemill.errors import ImagemillError, UsageError
+from imagemill.foreign import diffusiondb as format_of_diffusiondb
+from imagemill.foreign.diffusiondb import SAMPLERS, columns, read_foreign
 from imagemill.layouts import diffusiondb
 from imagemill.layouts.base import Content, Picture
-from imagemill.layouts.diffusiondb import Diffusiondb, image_name, read_foreign
+from imagemill.layouts.diffusiondb import Diffusiondb, image_name
 from imagemill.models.diffusers.schedulers import SCHEDULERS
 
 from .conftest import Command
@@ -157,8 +159,8 @@ def test_every_sampler_has_its_code_and_comes_back(scheduler: str) -> None:
 
 
 def test_all_schedulers_have_a_code() -> None:
-    assert set(diffusiondb.SAMPLERS) == set(CODES) - {"dpmpp_2m"}
-    assert set(diffusiondb.SAMPLERS) <= set(SCHEDULERS)
+    assert set(SAMPLERS) == set(CODES) - {"dpmpp_2m"}
+    assert set(SAMPLERS) <= set(SCHEDULERS)
 
 
 def test_texts_survive() -> None:
@@ -261,7 +263,7 @@ def test_the_large_layout_has_a_second_directory(monkeypatch: pytest.MonkeyPatch
     assert Diffusiondb(large=True)._part(Path(), 10_000) == Path("diffusiondb-large-part-1/part-010000")
     assert Diffusiondb(large=True)._part(Path(), 10_001) == Path("diffusiondb-large-part-2/part-010001")
     monkeypatch.setattr(diffusiondb, "PART_SIZE", 2)
-    monkeypatch.setattr(diffusiondb, "_DIRECTORY", 1)
+    monkeypatch.setattr(format_of_diffusiondb, "_DIRECTORY", 1)
     rows = written(content({}, {}, {}), large=True)
     assert [row["part_id"] for row in rows] == [1, 1, 2]
     assert {path.name for path in Path("export").iterdir()} == {
@@ -402,7 +404,7 @@ def test_a_difference_anywhere_is_found(name: str) -> None:
         (part / rows[1]["image_name"]).replace(part / image)
     else:
         rows.pop()
-    pq.write_table(pa.Table.from_pylist(rows, diffusiondb.columns()), path)
+    pq.write_table(pa.Table.from_pylist(rows, columns()), path)
     (part / "part-000001.json").write_text(json.dumps(entries))
     try:
         found = next(Diffusiondb().read(Path("export"), "train"))
@@ -483,3 +485,154 @@ def test_pictures_are_converted_without_loss() -> None:
         assert all(path.suffix == f".{name}" for path in paths)
         pixels[name] = [np.asarray(Image.open(path)) for path in paths]
     assert np.array_equal(pixels["png"], pixels["webp"])
+
+
+# subsets
+
+
+@pytest.mark.parametrize("parameters", [{}, {"zips": True}, {"large": True}], ids=str)
+def test_subsets_have_the_columns_and_the_pictures(parameters: dict[str, Any]) -> None:
+    dataset = generated(count=12)
+    add(dataset, image_nsfw=lambda n: n / 16 if n > 3 else None)
+    subsets = ["first_2", "random_5"]
+    package.export(dataset, "diffusiondb", "export", subsets=subsets, subset_seed=7, **parameters)
+    name = "metadata-large.parquet" if "large" in parameters else "metadata.parquet"
+    rows = {row["image_name"]: row for row in pq.read_table(f"export/{name}").to_pylist()}
+    pictures = {row["image_name"]: record["file_name"] for row, record in zip(rows.values(), dataset, strict=True)}
+    found = {subset: load("export", subset)["train"] for subset in subsets}
+    assert list(found["first_2"]["image_name"]) == list(rows)[:2]
+    selected = package.select(dataset, "selected", sample=5, seed=7)
+    assert list(found["random_5"]["prompt"]) == [record["prompt"] for record in selected]
+    for subset in found.values():
+        assert subset.column_names == ["image", *COLUMNS]
+        for row in subset:
+            image = row.pop("image")
+            assert row == rows[row["image_name"]]
+            assert image.tobytes() == dataset.image(pictures[row["image_name"]]).tobytes()
+    for config in (None, "metadata_only"):
+        whole = load("export", config)["train"]
+        assert (whole.column_names, list(whole["image_name"])) == (list(COLUMNS), list(rows))
+    assert "Subsets have these columns with the picture" in Path("export/README.md").read_text()
+
+
+def test_subsets_of_edits_are_compared_with_all_their_pictures() -> None:
+    picture("a.png"), picture("b.png", (24, 16), 1)
+    rows = [{"images": ["a.png", "b.png"][: 1 + n % 2], "instruction": f"edit {n}"} for n in range(3)]
+    dataset = package.edit(table(rows), "out", model="fake", seed=1)
+    package.export(dataset, "diffusiondb", "export", subsets="first_2")
+    assert list(load("export", "first_2")["train"]["prompt"]) == [record["prompt"] for record in list(dataset)[:2]]
+    loaded = list(Diffusiondb().read_subset(Path("export"), "first_2"))
+    assert [one.record for one in loaded] == list(dataset)[:2]
+    assert len(loaded[1].files) == 3
+
+
+# names and losses
+
+
+def test_nobody_is_named_in_what_was_asked(imagemill: Command) -> None:
+    rows = [{"prompt": f"picture {n}", "user_name": "Grace-Hopper" if n else "Ada"} for n in range(4)]
+    package.generate(rows, "users", model="fake", seed=1, width=8, height=8)
+    where = "user_name = 'Grace-Hopper'"
+    ran = imagemill("export", "users", "diffusiondb", "-o", "export", "--where", where)
+    assert ran.code == 2
+    assert "`where` would tell what stands in `user_name`" in ran.err
+    assert "`imagemill select` first" in ran.err
+    assert not Path("export").exists()
+    package.select("users", "selected", where=where)
+    assert imagemill("export", "selected", "diffusiondb", "-o", "export").code == 0
+    assert len(pq.read_table("export/metadata.parquet")) == 3
+    for path in Path("export").rglob("*"):
+        assert not path.is_file() or b"Grace-Hopper" not in path.read_bytes()
+    assert imagemill("export", "users", "parquet", "-o", "table", "--where", where).code == 0
+
+
+@pytest.mark.parametrize("arguments", [("webp", "--quality", 100), ("webp", "--quality", 80), ("jpeg",)])
+def test_pictures_that_lose_something_are_refused(imagemill: Command, arguments: tuple[object, ...]) -> None:
+    generated()
+    ran = imagemill("export", "out", "diffusiondb", "-o", "export", "--image-format", *arguments)
+    assert (ran.code, "diffusiondb holds images without loss" in ran.err) == (2, True), ran.err
+    assert not Path("export").exists()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_parts_are_numbered_beyond_what_the_table_can_say(large: bool) -> None:
+    layout = Diffusiondb(large=large)
+    (held,) = content({}).splits["train"]
+    assert layout._row(held.record, 65_535)["part_id"] == 65_535
+    row = layout._row(held.record, 65_536)
+    assert row["part_id"] is None
+    pa.Table.from_pylist([row], columns())
+    assert layout._part(Path(), 65_536).name == "part-065536"
+    assert layout._part(Path(), 1_000_000).name == "part-1000000"
+
+
+# there and back
+
+
+def quirks(count: int) -> Content:
+    """Images with everything in them that DiffusionDB's columns cannot hold, or hold otherwise."""
+    schedulers = [*CODES, "unipc", ""]
+    prompts = [
+        "a fox",
+        '"quoted", with a comma',
+        "two\nlines\r\n",
+        "né 中文 🎨 \u202e",
+        "",
+        "\\ {} 'x' \x00 \x7f",
+        " x ",
+    ]
+    changes = [
+        {
+            "prompt": prompts[n % len(prompts)],
+            "scheduler": schedulers[n % len(schedulers)],
+            "seed": (n, 2**32 - 1, 2**32, -1)[n % 4],
+            "num_inference_steps": 65_536 if n % 13 == 0 else n % 150,
+            "guidance_scale": (7.1, 0.0, 1e-3, 30.0)[n % 4],
+            "user_name": f"user {n % 5}" if n % 3 else "",
+            "timestamp": f"2022-08-07T20:57:{n % 60:02d}.{n % 1000:06d}Z" if n % 7 else "",
+            "image_nsfw": None if n % 4 == 0 else n / count,
+            "prompt_nsfw": None,
+            "late": n / 2 if n == count - 1 else None,
+            "tags": [f"t{n % 3}"] * (n % 3),
+            "flag": n % 2 == 0,
+            "image_name": f"theirs-{n}.png",
+        }
+        for n in range(count)
+    ]
+    return content(*changes)
+
+
+@pytest.mark.parametrize("zips", [False, True])
+@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_images_with_every_quirk_come_back_as_they_were(
+    count: int, zips: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if count < 1000:
+        monkeypatch.setattr(diffusiondb, "PART_SIZE", 25)
+    what = quirks(count)
+    rows = written(what, zips=zips)
+    assert [row["part_id"] for row in rows] == [n // diffusiondb.PART_SIZE + 1 for n in range(count)]
+    assert len({row["image_name"] for row in rows}) == count
+
+
+@pytest.mark.parametrize("parameters", [{}, {"zips": True, "large": True}], ids=str)
+@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_dataset_with_every_quirk_is_exported_and_imported_with_nothing_changed(
+    count: int, parameters: dict[str, Any]
+) -> None:
+    meant = [picture.record for picture in quirks(count).splits["train"]]
+    asked = ("prompt", "seed", "num_inference_steps", "guidance_scale", "timestamp", "tags", "flag", "image_name")
+    rows = [{name: record[name] for name in asked} for record in meant]
+    for number, row in enumerate(rows):
+        row["prompt"] = row["prompt"].replace("\x00", "").strip() or "x"
+        row["seed"] = number if number % 2 else 2**32 - 1 - number
+        row["num_inference_steps"] = 1 + number % 150
+        row["user_name"] = hashlib.sha256(f"user {number % 5}".encode()).hexdigest() if number % 3 else ""
+    dataset = package.generate(rows, "out", model="fake", seed=1, width=8, height=8, per_row=True)
+    scores = ("image_nsfw", "prompt_nsfw", "late")
+    add(dataset, **{name: lambda n, name=name: meant[n][name] for name in scores})
+    package.export(dataset, "diffusiondb", "export", **parameters)
+    back = package.import_dataset("export", "back")
+    assert contents("back/images") == contents("out/images")
+    assert list(back) == list(dataset)
+    assert len({record["seed"] for record in back}) == count

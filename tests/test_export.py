@@ -23,9 +23,9 @@ from PIL import Image
 import imagemill as package
 from imagemill.dataset import Dataset
 from imagemill.errors import ImagemillError, UsageError
+from imagemill.exporting.marks import Stale
 from imagemill.images import embedded_recipe, is_marked, psnr
 from imagemill.layouts.webdataset import read_samples
-from imagemill.operators.export import Stale
 
 from .conftest import Command
 from .test_augment import FAKE, picture, table
@@ -51,11 +51,11 @@ def contents(folder: Path | str) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
 
 
-def load(folder: Path | str, cache: Path | str = "cache") -> Any:
+def load(folder: Path | str, config: str | None = None, cache: Path | str = "cache") -> Any:
     """Load as a user does."""
     datasets = pytest.importorskip("datasets", reason="the package `datasets` is not installed")
     datasets.disable_progress_bars()
-    return datasets.load_dataset(str(folder), cache_dir=str(Path(cache).resolve()))
+    return datasets.load_dataset(str(folder), config, cache_dir=str(Path(cache).resolve()))
 
 
 def as_loaded(key: str) -> str:
@@ -64,7 +64,7 @@ def as_loaded(key: str) -> str:
 
 def as_row(sample: Mapping[str, Any]) -> Mapping[str, Any]:
     """A sample of WebDataset as the others load it."""
-    if "json" not in sample:
+    if "__url__" not in sample:
         return sample
     record = sample["json"]
     assert sample["txt"] == record["prompt"]
@@ -505,7 +505,7 @@ def test_what_reads_back_otherwise_is_no_export(layout: str, what: str, monkeypa
             with tarfile.open(shard, "w") as archive:
                 for number, sample in enumerate(samples):
                     for suffix, data in sample.items():
-                        member = tarfile.TarInfo(f"{number}.{suffix}")
+                        member = tarfile.TarInfo(f"prompt_{number}_image_0.{suffix}")
                         member.size = len(data)
                         archive.addfile(member, io.BytesIO(data))
             return
@@ -703,6 +703,254 @@ def test_a_damaged_image_is_not_converted() -> None:
     with pytest.raises(ImagemillError, match=r"prompt_2_image_0\.png` is not the image"):
         package.export("out", "parquet", "export", image_format="jpeg")
     assert {path.name for path in Path().iterdir()} == {"out"}
+
+
+# subsets
+
+
+@every_layout
+def test_a_subset_loads_by_its_name(layout: str) -> None:
+    dataset = generated(count=12)
+    add(dataset, late=lambda n: n / 2 if n == 11 else None)
+    package.export(dataset, layout, "export", subsets="first_5,random_7,first_1", subset_seed=3)
+    records = {record["prompt"]: record for record in dataset}
+    assert_equal(load("export")["train"], dataset)
+    found = {name: list(load("export", name)["train"]) for name in ("first_1", "first_5", "random_7")}
+    assert [as_row(row)["prompt"] for row in found["first_5"]] == [f"picture {n}" for n in range(5)]
+    assert {name: len(rows) for name, rows in found.items()} == {"first_1": 1, "first_5": 5, "random_7": 7}
+    for row in map(as_row, (row for rows in found.values() for row in rows)):
+        record = records[row["prompt"]]
+        assert row["image"].tobytes() == dataset.image(record["file_name"]).tobytes()
+        assert {key: row[key] for key in row if key != "image"} == {
+            key: value for key, value in record.items() if key != "file_name"
+        }
+    assert type_of("late", load("export", "first_1")["train"].features) == "Value('float64')"
+    assert 'load_dataset("path/to/this/folder", "first_5"' in Path("export/README.md").read_text()
+
+
+@every_layout
+def test_subsets_are_drawn_as_select_draws_them(layout: str) -> None:
+    dataset = generated(count=12)
+    for folder, seed in (("one", 3), ("two", 3), ("other", 4)):
+        package.export(dataset, layout, folder, subsets=["random_7", "random_3"], subset_seed=seed)
+    assert contents("one") == contents("two")
+    drawn = {
+        (folder, name): [as_row(row)["prompt"] for row in load(folder, name)["train"]]
+        for folder in ("one", "other")
+        for name in ("random_7", "random_3")
+    }
+    selected = package.select(dataset, "selected", sample=7, seed=3)
+    assert drawn["one", "random_7"] == [record["prompt"] for record in selected]
+    assert set(drawn["one", "random_3"]) < set(drawn["one", "random_7"])
+    assert drawn["one", "random_7"] != drawn["other", "random_7"]
+
+
+@every_layout
+def test_a_subset_is_of_what_is_exported(layout: str) -> None:
+    dataset = generated(count=12)
+    package.export(
+        dataset, layout, "export", where="weight >= 4", subsets="first_2,random_8", image_format="webp", max_side=4
+    )
+    rows = [as_row(row) for row in load("export", "first_2")["train"]]
+    assert [(row["prompt"], row["image"].format, row["image"].size) for row in rows] == [
+        (f"picture {n}", "WEBP", (4, 4)) for n in (4, 5)
+    ]
+    assert len(load("export", "random_8")["train"]) == 8
+    with pytest.raises(UsageError, match="`first_9` holds 9 images, and there are 8"):
+        package.export(dataset, layout, "more", where="weight >= 4", subsets="first_9")
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "parquet"])
+def test_a_subset_of_edits_has_all_their_pictures(layout: str, edited: Path) -> None:
+    package.export(edited, layout, "export", subsets="first_2")
+    (whole, part) = load("export")["train"], load("export", "first_2")["train"]
+    assert part.features == whole.features
+    for row, expected in zip(part, whole, strict=False):
+        assert row["mask"].tobytes() == expected["mask"].tobytes()
+        assert [image.tobytes() for image in row["input_images"]] == [
+            image.tobytes() for image in expected["input_images"]
+        ]
+
+
+@every_layout
+def test_a_subset_that_reads_back_otherwise_is_no_export(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from imagemill.layouts.base import find_layout
+
+    kind = type(find_layout(layout, {}))
+    write = kind.write
+
+    def wrong(self: Any, content: Any, folder: Path) -> None:
+        write(self, content, folder)
+        for path in list(folder.rglob("first_2*")):
+            shutil.copy(str(path).replace("first_2", "first_3"), path)
+
+    monkeypatch.setattr(kind, "write", wrong)
+    with pytest.raises(ImagemillError, match="`first_2` has more images than the dataset"):
+        package.export(generated(), layout, "export", subsets="first_2,first_3")
+    assert not Path("export").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("first_0", "there is no `first_0`"),
+        ("last_1k", "there is no `last_1k`"),
+        ("first_1.5k", "there is no"),
+        ("first_1k", "`first_1k` holds 1,000 images, and there are 5"),
+        ("random-1m", "`random_1m` holds 1,000,000 images, and there are 5"),
+    ],
+)
+def test_subsets_that_cannot_be_are_told(imagemill: Command, given: str, said: str) -> None:
+    generated()
+    ran = imagemill("export", "out", "parquet", "-o", "x", "--subsets", given)
+    assert (ran.code, said in ran.err) == (2, True), ran.err
+    assert not Path("x").exists()
+
+
+def test_splits_have_no_subsets(imagemill: Command) -> None:
+    generated("all/train"), generated("all/test")
+    ran = imagemill("export", "all", "parquet", "-o", "x", "--subsets", "first_2")
+    assert (ran.code, "those of a dataset without splits" in ran.err) == (2, True), ran.err
+
+
+# captions and classes
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "parquet"])
+def test_captions_stand_where_trainers_look(layout: str) -> None:
+    """`train_text_to_image.py` of diffusers reads the columns `image` and `text`."""
+    dataset = generated()
+    package.export(dataset, layout, "export", caption_column="prompt", subsets="first_2")
+    train = load("export")["train"]
+    assert train.column_names[0] == "image"
+    assert [row["text"] for row in train] == [record["prompt"] for record in dataset]
+    assert_equal(train.remove_columns("text"), dataset)
+    assert [row["text"] for row in load("export", "first_2")["train"]] == ["picture 0", "picture 1"]
+
+
+def test_a_trainer_that_takes_a_folder_finds_images_and_texts() -> None:
+    """As diffusers' scripts call it with `--train_data_dir`."""
+    datasets = pytest.importorskip("datasets", reason="the package `datasets` is not installed")
+    dataset = generated()
+    package.export(dataset, "imagefolder", "export", caption_column="prompt", subsets="random_3")
+    files = {"train": str(Path("export").resolve() / "**")}
+    train = datasets.load_dataset("imagefolder", data_files=files, cache_dir=str(Path("cache").resolve()))["train"]
+    assert [row["text"] for row in train] == [record["prompt"] for record in dataset]
+    assert train[4]["image"].tobytes() == dataset.image("prompt_4_image_0").tobytes()
+
+
+@pytest.mark.parametrize("layout", ["imagefolder", "parquet"])
+def test_edits_have_the_columns_that_trainers_read(layout: str, edited: Path) -> None:
+    """`train_instruct_pix2pix.py` of diffusers reads `input_image`, `edit_prompt` and `edited_image`."""
+    package.export(edited, layout, "export")
+    for row, record in zip(load("export")["train"], Dataset(edited), strict=True):
+        assert row["edit_prompt"] == record["edit_prompt"]
+        for column in ("input_image", "edited_image"):
+            path = edited / "images/part-000001" / record[f"{column}_file_name"]
+            with Image.open(path) as expected:
+                assert row[column].tobytes() == expected.tobytes()
+
+
+def test_webdataset_takes_its_captions_from_a_column() -> None:
+    dataset = generated()
+    package.export(dataset, "webdataset", "export", caption_column="topic", subsets="first_2")
+    assert [row["txt"] for row in load("export")["train"]] == [record["topic"] for record in dataset]
+    assert [row["txt"] for row in load("export", "first_2")["train"]] == ["t0", "t1"]
+
+
+def test_caption_files_lie_beside_images_and_everything_still_loads() -> None:
+    dataset = generated()
+    add(dataset, caption=lambda n: f"a fox,\n  number {n}")
+    package.export(
+        dataset, "imagefolder", "export", caption_files=True, caption_column="caption", repeats=10, subsets="first_2"
+    )
+    folder = Path("export/train/10_00000")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        f"prompt_{n}_image_0.{kind}" for n in range(5) for kind in ("png", "txt")
+    )
+    assert (folder / "prompt_3_image_0.txt").read_text() == "a fox, number 3", "kohya's scripts read the first line"
+    train = load("export")["train"]
+    assert_equal(train.remove_columns("text"), dataset)
+    assert train[3]["text"] == "a fox,\n  number 3"
+    assert len(load("export", "first_2")["train"]) == 2
+    package.export(dataset, "imagefolder", "prompts", caption_files=True)
+    assert Path("prompts/train/1_00000/prompt_3_image_0.txt").read_text() == "picture 3"
+    Path("prompts/README.md").unlink()
+    assert "image" not in load("prompts")["train"].column_names, "as others' folders of this kind load: texts alone"
+
+
+def test_classes_are_folders_and_labels() -> None:
+    rows = [{"prompt": f"p{n}", "animal": ("dog", "test", "a/b c", "Über-Katze")[n % 4]} for n in range(8)]
+    dataset = package.generate(rows, "out", model="fake", seed=1, width=8, height=8)
+    package.export(dataset, "imagefolder", "export", class_column="animal", subsets="random_3")
+    folders = {path.name for path in Path("export/train").iterdir() if path.is_dir()}
+    assert folders == {"dog", "class_test", "a_b_c", "Über-Katze"}
+    assert_equal(load("export")["train"], dataset)
+    labels = load("export", "labels")["train"]
+    assert (labels.column_names, len(labels)) == (["image", "label"], 8)
+    assert labels.features["label"].names == sorted(folders)
+    expected = {dataset.image(record["file_name"]).tobytes(): record["animal"] for record in dataset}
+    names = {"class_test": "test", "a_b_c": "a/b c"}
+    for row in labels:
+        name = labels.features["label"].int2str(row["label"])
+        assert names.get(name, name) == expected[row["image"].tobytes()]
+    assert len(load("export", "random_3")["train"]) == 3
+    assert "* the folder `class_test` is the class `test`" in Path("export/README.md").read_text()
+
+
+def test_labels_are_the_same_in_all_splits() -> None:
+    splits = {"train": ("a", "b", "c"), "test": ("b", "c")}
+    for name, classes in splits.items():
+        rows = [{"prompt": f"{name} {topic}", "topic": topic} for topic in classes]
+        package.generate(rows, f"all/{name}", model="fake", seed=1, width=8, height=8)
+    package.export("all", "imagefolder", "export", class_column="topic")
+    found = load("export", "labels")
+    assert {name: split.features["label"].names for name, split in found.items()} == {
+        "train": ["a", "b", "c"],
+        "test": ["a", "b", "c"],
+    }
+    assert [row["label"] for row in found["test"]] == [1, 2]
+    assert list(load("export")["test"]["topic"]) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("topics", "arguments", "said"),
+    [
+        (("a", ""), ("--class-column", "topic"), "`prompt_1_image_0.png` has no class: `topic` is ``"),
+        (("a", "??"), ("--class-column", "topic"), "has no class: `topic` is `??`"),
+        (("a b", "a_b"), ("--class-column", "topic"), "`a b` and `a_b` would be one folder"),
+        (("Dog", "dog"), ("--class-column", "topic"), "would be one folder"),
+        (("a", "b"), ("--class-column", "topics"), "did you mean `topic`?"),
+        (("a", "b"), ("--class-column", "guidance_scale"), "`guidance_scale` holds no classes"),
+        (("a", "b"), ("--caption-column", "topics"), "did you mean `topic`?"),
+        (("a", "b"), ("--caption-column", "seed"), "`seed` holds no texts"),
+        (("a", ""), ("--caption-files", "--caption-column", "topic"), "`prompt_1_image_0.png` has no caption"),
+        (("a", "b"), ("--repeats", "3"), "`repeats` has no effect without `caption_files`"),
+    ],
+)
+def test_captions_and_classes_that_cannot_be_are_told(
+    imagemill: Command, topics: tuple[str, ...], arguments: tuple[str, ...], said: str
+) -> None:
+    rows = [{"prompt": f"p{n}", "topic": topic} for n, topic in enumerate(topics)]
+    package.generate(rows, "out", model="fake", seed=1, width=8, height=8)
+    ran = imagemill("export", "out", "imagefolder", "-o", "x", *arguments)
+    assert (ran.code, said in ran.err) == (2, True), ran.err
+    assert not Path("x").exists()
+
+
+def test_a_column_called_text_is_not_replaced() -> None:
+    dataset = package.generate([{"prompt": "a", "text": "mine"}], "out", model="fake", seed=1)
+    for layout in ("imagefolder", "parquet"):
+        with pytest.raises(UsageError, match="there is a column `text` already"):
+            package.export(dataset, layout, "x", caption_column="prompt")
+        package.export(dataset, layout, f"out-{layout}", caption_column="text")
+        assert list(load(f"out-{layout}")["train"]["text"]) == ["mine"]
+
+
+@pytest.mark.parametrize("parameters", [{"caption_files": True}, {"class_column": "edit_prompt"}], ids=str)
+def test_pictures_beside_an_image_are_not_trained_on(parameters: dict[str, Any], edited: Path) -> None:
+    with pytest.raises(UsageError, match="would be taken for another image to train on"):
+        package.export(edited, "imagefolder", "x", **parameters)
 
 
 # what there is

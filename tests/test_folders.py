@@ -22,7 +22,7 @@ import pytest
 
 from imagemill.dataset import Dataset
 from imagemill.errors import UsageError
-from imagemill.hub import Hub, is_pickle
+from imagemill.hub import Hub, is_pickle, license_of
 from imagemill.models.diffusers.folders import Lora
 
 from . import pipelines
@@ -431,3 +431,20 @@ def test_a_model_that_is_nowhere_is_explained(hub: Served, prompts: Path) -> Non
         assert ran.code == 2
         assert f"`{model}` is neither here nor " in ran.err
         assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ("---\nlicense: mit\n---\n", "mit"),
+        (
+            "---\nlicense: other\nlicense_name: flux-1-dev-non-commercial-license\n---\n",
+            "flux-1-dev-non-commercial-license",
+        ),
+        ("---\nlicense: other\n---\n", "other"),
+        ("Without front matter.\n", "unknown"),
+    ],
+)
+def test_a_license_without_an_id_goes_by_its_name(tmp_path: Path, card: str, expected: str) -> None:
+    (tmp_path / "README.md").write_text(card)
+    assert license_of(tmp_path) == expected

@@ -14,30 +14,34 @@ import imagemill
 ROOT = Path(imagemill.__file__).parent
 HEAVY = {
     "torch", "PIL", "pyarrow", "diffusers", "transformers", "datasets", "numpy", "ray", "openai", "fastapi", "rich",
-    "starlette", "uvicorn", "httpx2",
+    "starlette", "uvicorn", "httpx2", "obstore", "c2pa", "duckdb",
 }  # fmt: skip
 
 LAYERS = [
     {"errors"},
     {"component", "environment", "images"},
-    {"records", "hub"},
+    {"records", "hub", "licenses"},
+    {"embedded"},
     {"devices", "hashing"},
     {"pretrained"},
     {"classifiers", "encoders", "expressions"},
     {"captions", "committing", "contact_sheet"},
     {"tables"},
+    {"seeds"},
     {"plan", "judging"},
     {"models.base", "scorers.base", "layouts.base", "executors.base", "dataset"},
     {"asking", "remote"},
+    {"foreign"},
     {"models", "scorers", "layouts", "executors"},
     {"output"},
     {"derived"},
     {"annotate", "produce", "reproduction"},
-    {"making", "selecting"},
-    {"operators"},
+    {"selecting"},
+    {"exporting", "making"},
+    {"operators", "downloading"},
     {"terminal"},
     {"doctor", "flags"},
-    {"reporting"},
+    {"publishing", "reporting"},
     {"job"},
     {"server"},
     {"commands"},
@@ -46,7 +50,10 @@ LAYERS = [
 ]
 """From the bottom up: a module imports only from layers below its own, or from its own folder if that is one room."""
 
-ROOMS = {"commands", "dataset", "expressions", "making", "remote", "reporting", "selecting", "server", "tables"}
+ROOMS = {
+    "commands", "dataset", "downloading", "exporting", "expressions", "foreign", "making", "publishing", "remote",
+    "reporting", "selecting", "server", "tables",
+}  # fmt: skip
 """Folders whose modules work together; in the others, files stand beside each other and know only their base."""
 
 BESIDE = {

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagemill.errors import UsageError
-from imagemill.plan import PART_SIZE, Plan, batches, derive_seed
+from imagemill.plan import PART_SIZE, Plan, batches
 from imagemill.records import SEED_LIMIT, Request, Sampling
+from imagemill.seeds import derive_seed
 from imagemill.tables import read_table
 from imagemill.tables.columns import PromptTable
 

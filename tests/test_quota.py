@@ -15,7 +15,7 @@ import pytest
 
 import imagemill as package
 from imagemill.dataset.verify import verify
-from imagemill.plan import derive_seed
+from imagemill.seeds import derive_seed
 
 from .conftest import Command, contents
 

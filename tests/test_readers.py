@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from imagemill.errors import UsageError
 from imagemill.operators.generate import generate
 from imagemill.records import Reject
-from imagemill.tables.readers import RawRow, read_source
+from imagemill.tables.readers import read_source
+from imagemill.tables.texts import RawRow
 
 ROWS = [{"prompt": "a cat, asleep", "mood": "calm"}, {"prompt": "zwei Hunde – 🐶", "mood": 'so "wild"'}]
 Read = tuple[list[RawRow], list[Reject], list[str]]

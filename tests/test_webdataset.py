@@ -148,6 +148,18 @@ def test_pictures_of_different_number_are_refused() -> None:
         package.export(dataset, "webdataset", "export")
 
 
+def test_pictures_that_would_have_one_name_are_refused() -> None:
+    Path("in").mkdir()
+    for n in range(3):
+        Image.new("RGB", (8, 8), (n, 0, 0)).save(f"in/{n}.png")
+    row = {"file_name": "0.png", "input_file_name": "1.png", "input_image_file_name": "2.png"}
+    Path("in/metadata.jsonl").write_text(json.dumps(row))
+    dataset = package.import_dataset("in", "both")
+    assert isinstance(dataset, Dataset)
+    with pytest.raises(UsageError, match="would be called like another of its files"):
+        package.export(dataset, "webdataset", "export")
+
+
 def test_an_index_that_is_wrong_and_a_shard_that_is_cut_are_told() -> None:
     generated(count=3)
     package.export("out", "webdataset", "export")

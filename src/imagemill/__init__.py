@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imagemill.dataset import Counts, Dataset, Part
+    from imagemill.dataset.index import Index, Query
     from imagemill.dataset.verify import verify
+    from imagemill.downloading.work import download
     from imagemill.errors import (
         ImagemillError,
         LimitReached,
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
     from imagemill.operators.augment import augment
     from imagemill.operators.caption import caption
     from imagemill.operators.edit import edit
-    from imagemill.operators.export import export
     from imagemill.operators.generate import generate
+    from imagemill.operators.import_ import import_dataset
+    from imagemill.operators.merge import merge
+    from imagemill.operators.remove import remove
     from imagemill.operators.score import score
     from imagemill.operators.select import select
+    from imagemill.publishing.publish import export
     from imagemill.reporting.page import report
     from imagemill.reproduction import Reproduction, reproduce
 
@@ -32,19 +37,25 @@ __all__ = [
     "Counts",
     "Dataset",
     "ImagemillError",
+    "Index",
     "LimitReached",
     "LockedError",
     "ModelError",
     "OutOfSpace",
     "Part",
+    "Query",
     "Reproduction",
     "SomeFailed",
     "UsageError",
     "augment",
     "caption",
+    "download",
     "edit",
     "export",
     "generate",
+    "import_dataset",
+    "merge",
+    "remove",
     "report",
     "reproduce",
     "retry",
@@ -57,14 +68,20 @@ __all__ = [
 _HOMES = {
     "Counts": "dataset",
     "Dataset": "dataset",
+    "Index": "dataset.index",
     "Part": "dataset",
+    "Query": "dataset.index",
     "Reproduction": "reproduction",
     "reproduce": "reproduction",
     "augment": "operators.augment",
     "caption": "operators.caption",
+    "download": "downloading.work",
     "edit": "operators.edit",
-    "export": "operators.export",
+    "export": "publishing.publish",
     "generate": "operators.generate",
+    "import_dataset": "operators.import_",
+    "merge": "operators.merge",
+    "remove": "operators.remove",
     "score": "operators.score",
     "select": "operators.select",
     "report": "reporting.page",

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from keyword import iskeyword
 from typing import NoReturn, cast
 
 from imagemill.commands import COMMANDS
@@ -23,7 +24,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def command(name: str) -> Command:
     """The function of a command, imported when it is asked for."""
     module = importlib.import_module(f"imagemill.commands.{COMMANDS[name][0]}")
-    return cast("Command", getattr(module, name))
+    return cast("Command", getattr(module, f"{name}_" if iskeyword(name) else name))
 
 
 def _overview() -> str:
@@ -83,7 +84,12 @@ def run(arguments: Sequence[str]) -> int:
             "caption",
             "score",
             "select",
+            "split",
+            "merge",
+            "remove",
             "export",
+            "import",
+            "download",
             "run",
             "retry",
         }:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from keyword import iskeyword
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -137,7 +138,8 @@ def find_component(kind: str, name: str) -> type[Component]:
             "uninstall one of the plugins",
         )
     if own:
-        module = importlib.import_module(f"imagemill.{kind}.{name}")
+        # Python keeps some words to itself, such as `import`.
+        module = importlib.import_module(f"imagemill.{kind}.{name}{'_' * iskeyword(name)}")
         return _checked(getattr(module, "".join(word.capitalize() for word in name.split("_"))), kind, name)
     if plugins:
         try:
@@ -151,7 +153,8 @@ def find_component(kind: str, name: str) -> type[Component]:
 
 def _own_names(kind: str) -> list[str]:
     package = importlib.import_module(f"imagemill.{kind}")
-    return [module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "base"]
+    names = [module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "base"]
+    return [name.removesuffix("_") for name in names]
 
 
 def _plugins(kind: str) -> Iterator[tuple[str, EntryPoint]]:

@@ -125,10 +125,12 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def license_of(folder: Path) -> str:
-    """The licence in the model's card."""
+    """The licence in the model's card; by its name where Hugging Face has no id for it."""
     card = folder / "README.md"
-    found = re.search(r"^license:\s*(\S+)", card.read_text(errors="replace"), re.MULTILINE) if card.is_file() else None
-    return found[1].strip("\"'") if found else "unknown"
+    text = card.read_text(errors="replace") if card.is_file() else ""
+    told: dict[str, str] = dict(re.findall(r"^(license|license_name):[ \t]*[\"']?([^\s\"']+)", text, re.MULTILINE))
+    name = told.get("license", "unknown")
+    return (told.get("license_name") or name) if name == "other" else name
 
 
 def check_weights(folder: Path) -> None:

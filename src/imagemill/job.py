@@ -17,6 +17,7 @@ from imagemill.component import Component
 from imagemill.dataset import Dataset
 from imagemill.dataset.journal import blanks_of
 from imagemill.errors import UsageError, did_you_mean
+from imagemill.exporting.marks import Stale
 from imagemill.expressions import Expression
 from imagemill.making import execution, preparation
 from imagemill.making.added import begun, check_added, check_columns
@@ -27,6 +28,9 @@ from imagemill.making.replacing import carry, replaced, restore
 from imagemill.making.scoring import find_scorers, step_of
 from imagemill.models.base import find_model
 from imagemill.operators import augment, caption, edit, export, generate, score, select
+from imagemill.publishing import publish
+from imagemill.publishing.publish import check_local, split_options
+from imagemill.publishing.target import find_target, is_url
 from imagemill.records import Record
 
 
@@ -81,6 +85,11 @@ class Step(ABC):
     @abstractmethod
     def run(self, progress: Progress | None) -> Outcome:
         """Do what is left to do."""
+
+    @property
+    def place(self) -> Path | str:
+        """Where its result is: a folder, or a URL."""
+        return self.folder
 
     def followers(self) -> tuple[str, ...]:
         """The operators that can come after it."""
@@ -219,6 +228,11 @@ class _Select(Step):
 
 
 class _Export(Step):
+    @property
+    def place(self) -> Path | str:
+        """The URL in `output`, which only this step has; else its folder."""
+        return str(self.parameters["output"]) if "output" in self.parameters else self.folder
+
     def followers(self) -> tuple[str, ...]:
         """What is exported is no dataset of ours any more."""
         return ()
@@ -226,23 +240,39 @@ class _Export(Step):
     def check(self, known: Record | None, first: bool) -> Record | None:
         """Nothing stands in the way of a layout but its parameters."""
         del first
-        options, _ = export.check_parameters(self.parameters)
+        if "output" in self.parameters and not is_url(self.place):
+            raise UsageError(
+                f"export: `output`: `{self.place}` is no URL", "leave it out: a folder is made in the job's own output"
+            )
+        if is_url(self.place):
+            find_target(str(self.place), split_options(self._given)[0])
+        else:
+            check_local(self.folder, self._given)
+        options, _ = export.check_parameters(split_options(self._given)[1])
         if known is not None and options.where:
             Expression.parse(options.where).check(schema_of(known, {}))
         return known
 
     def run(self, progress: Progress | None) -> Outcome:
-        """Write the layout, unless it is there."""
+        """Write the layout, or send it, unless it is there."""
         del progress
+        if is_url(self.place):
+            upload = publish.prepare(self.source, str(self.place), self._given)
+            publish.execute(upload)
+            return Outcome(f"{sum(upload.prepared.images.values()):,} images sent to {upload.target.place}")
         restore(self.folder)
         try:
             prepared = export.prepare(self.source, self.folder, self.parameters)
             export.execute(prepared)
-        except export.Stale:
+        except Stale:
             with replaced(self.folder):
                 prepared = export.prepare(self.source, self.folder, self.parameters)
                 export.execute(prepared)
         return Outcome(f"{sum(prepared.images.values()):,} images in the layout `{prepared.layout.component_name()}`")
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return {name: value for name, value in self.parameters.items() if name != "output"}
 
 
 _STEPS: Mapping[str, type[Step]] = {
@@ -329,15 +359,15 @@ def _told(number: int, name: object, error: UsageError) -> list[str]:
 
 def run(
     path: str | Path, *, workers: int = 1, devices: str = "", progress: Progress | None = None, **given: str
-) -> Path:
-    """Run a job file and return the folder of its last step; the same call again goes on where it stopped.
+) -> Path | str:
+    """Run a job file and return the folder, or URL, of its last step; the same call again goes on where it stopped.
 
     `given` may replace `input` and `output`. Raises UsageError before anything runs when a step cannot be right.
     """
     steps = read_job(path, given, workers, devices)
     for step in steps:
         step.run(progress)
-    return steps[-1].folder
+    return steps[-1].place
 
 
 def _step(job: Job, given: Mapping[str, Any], source: str | Path, used: Counter[str]) -> Step:

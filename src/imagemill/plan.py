@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from hashlib import blake2b
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from imagemill.errors import UsageError
 from imagemill.records import (
@@ -23,7 +23,14 @@ from imagemill.records import (
     Size,
     safe_column,
 )
+from imagemill.seeds import Seeds
 from imagemill.tables.columns import TableOptions, parse_template
+from imagemill.tables.texts import TextRows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Integers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 PART_SIZE = 1_000
 """Images in a part, as in DiffusionDB."""
@@ -48,7 +55,10 @@ class _Variant:
 
 
 class Plan:
-    """All requests of a job, in order, a function of the table and the parameters alone."""
+    """All requests of a job, in order, a function of the table and the parameters alone.
+
+    They are made when they are asked for: of a plan of millions only the seeds are held.
+    """
 
     def __init__(
         self,
@@ -67,49 +77,116 @@ class Plan:
         self._unused = {name: _NONE[name] for name in unused}
         self._guided_above = guided_above
         self.sampling = sampling
+        self._sampled = sampling.model_dump()
         self.variants = _variants(options)
         self._template = parse_template(options.template) if options.template else None
         # Over the whole table, so that --limit and --sample change no seed.
-        self._seeds = _seeds(rows, sampling)
+        self._seeds = Seeds(rows, [self._images(row) for row in rows_alike(rows)], sampling.seed)
         self._table = rows
-        self.rows = _selected(rows, options, sampling.seed)
+        self.rows, self._places = self._selected()
+        self._ends = self._summed()
 
     def __len__(self) -> int:
-        return sum(self._images(row) * len(self.variants) + self._originals(row) for row in self.rows)
+        return int(self._ends[-1])
 
-    def requests(self) -> Iterator[Request]:
-        """Yield the requests, part by part, in the order of the table."""
-        for position, request in enumerate(self._requests()):
-            yield replace(request, part=position // PART_SIZE + 1)
+    @property
+    def parts(self) -> int:
+        """Parts that the images fill."""
+        return -(-len(self) // PART_SIZE)
 
-    def _requests(self) -> Iterator[Request]:
-        for row in self.rows:
-            image = first = 0
-            for sample in row.samples:
-                if sample.keep_original:
-                    yield self._original(row, sample, image)
+    @property
+    def pictorial(self) -> bool:
+        """Whether the images start from pictures."""
+        return bool(self.rows[0].samples[0].sources)
+
+    @cached_property
+    def turns(self) -> int:
+        """Edits of the longest conversation."""
+        return max(len(sample.prompts) or 1 for row, _ in self.kinds for sample in row.samples)
+
+    @cached_property
+    def kinds(self) -> list[tuple[Row, int]]:
+        """A row of each kind, and how many of them are left by `sample` and `limit`; see the function."""
+        return kinds(self.rows)
+
+    def requests(self, first: int = 0, end: int | None = None) -> Iterator[Request]:
+        """Yield the requests from one position in the plan to another, part by part, in the order of the table."""
+        end = len(self) if end is None else min(end, len(self))
+        if first >= end:
+            return
+        start, last = (int(self._ends.searchsorted(position, "right")) for position in (first, end - 1))
+        position = int(self._ends[start - 1]) if start else 0
+        for place, row in enumerate(self.rows[start : last + 1], start):
+            for request in self._requests(row, place, position):
+                if first <= position < end:
+                    yield request
+                position += 1
+
+    def part(self, number: int) -> Iterator[Request]:
+        """The requests of one part."""
+        return self.requests((number - 1) * PART_SIZE, number * PART_SIZE)
+
+    def of_rows(self, indexes: Collection[int]) -> Iterator[Request]:
+        """The requests of the rows at these positions in the table."""
+        if not indexes:
+            return
+        import numpy as np
+
+        rows = self.rows
+        known = rows.places if isinstance(rows, TextRows) else np.array([row.index for row in rows])
+        for place in np.flatnonzero(np.isin(known, list(indexes))).tolist():
+            yield from self.requests(int(self._ends[place - 1]) if place else 0, int(self._ends[place]))
+
+    def examples(self) -> Iterator[tuple[list[Request], int]]:
+        """The requests of a row of each kind, and how many such rows there are."""
+        for row, count in self.kinds:
+            yield list(self._requests(row, None, 0)), count
+
+    def _requests(self, row: Row, place: int | None, position: int) -> Iterator[Request]:
+        """Those of a row, which begin at this position in the plan; without its place they have no seeds."""
+        image = first = 0
+        seeds = None if place is None else self._seeds.of(place if self._places is None else int(self._places[place]))
+        for sample in row.samples:
+            if sample.keep_original:
+                yield self._original(row, sample, image, (position + image) // PART_SIZE + 1)
+                image += 1
+            turns = len(sample.prompts) or 1
+            made = self._count(row) * turns
+            for variant in self.variants:
+                values = self._values(row, variant)
+                told = variant.overrides.get("seed", row.overrides.get("seed"))
+                for number in range(made):
+                    part = (position + image) // PART_SIZE + 1
+                    if "seed" in self._unused or seeds is None:
+                        seed = NO_SEED
+                    elif told is not None:
+                        seed = (told + first + number) % SEED_LIMIT
+                    else:
+                        seed = int(seeds[first + number])
+                    yield self._request(row, sample, variant, values, image, part, seed, number % turns)
                     image += 1
-                turns = len(sample.prompts) or 1
-                made = self._count(row) * turns
-                for variant in self.variants:
-                    for number in range(made):
-                        yield self._request(row, sample, variant, image, first + number, number % turns)
-                        image += 1
-                first += made
+            first += made
 
-    def _request(self, row: Row, sample: Sample, variant: _Variant, image: int, number: int, turn: int) -> Request:
-        values = self._values(row, variant)
-        told = variant.overrides.get("seed", row.overrides.get("seed"))
-        seed = self._seeds[row.id, number] if told is None else (told + number) % SEED_LIMIT
+    def _request(
+        self,
+        row: Row,
+        sample: Sample,
+        variant: _Variant,
+        values: Mapping[str, Any],
+        image: int,
+        part: int,
+        seed: int,
+        turn: int,
+    ) -> Request:
         width, height = sample.size or (values["width"], values["height"])
         return Request(
             row=row.index,
             image=image,
-            part=0,
+            part=part,
             id=row.id,
             prompt=self._prompt(row, variant, sample.prompts[turn] if sample.prompts else row.prompt),
             negative_prompt=values["negative_prompt"],
-            seed=NO_SEED if "seed" in self._unused else seed,
+            seed=seed,
             width=width,
             height=height,
             num_inference_steps=values["num_inference_steps"],
@@ -123,12 +200,12 @@ class Plan:
             problem=sample.problem,
         )
 
-    def _original(self, row: Row, sample: Sample, image: int) -> Request:
+    def _original(self, row: Row, sample: Sample, image: int, part: int) -> Request:
         width, height = sample.full_size
         return Request(
             row=row.index,
             image=image,
-            part=0,
+            part=part,
             id=row.id,
             # As the images made from it say it, apart from what a variation has changed.
             prompt=self._prompt(row, self.variants[0], sample.prompts[0] if sample.prompts else row.prompt),
@@ -147,24 +224,24 @@ class Plan:
 
     def sizes(self) -> dict[Size, int]:
         """How many images of each size can share a pass, whatever `limit` and `sample` leave out of the table."""
-        kinds: Counter[tuple[Any, ...]] = Counter()
-        for row in self._table:
+        alike: Counter[tuple[Any, ...]] = Counter()
+        for row, rows in kinds(self._table):
             for variant in self.variants:
                 values = self._values(row, variant)
                 for sample in row.samples:
                     size = sample.size or (values["width"], values["height"])
                     # Only images of one turn can share a pass.
                     same = (*size, values["num_inference_steps"], values["scheduler"], values.get("strength"))
-                    kinds[*same, len(sample.sources), bool(sample.mask)] += self._count(row)
+                    alike[*same, len(sample.sources), bool(sample.mask)] += self._count(row) * rows
         sizes: dict[Size, int] = {}
-        for (width, height, *_), count in kinds.items():
+        for (width, height, *_), count in alike.items():
             sizes[width, height] = max(count, sizes.get((width, height), 0))
         return sizes
 
     def _values(self, row: Row, variant: _Variant) -> dict[str, Any]:
         """The sampling parameters of one prompt."""
         values = {
-            **self.sampling.model_dump(),
+            **self._sampled,
             "negative_prompt": row.negative_prompt or self.sampling.negative_prompt,
             **row.overrides,
             **variant.overrides,
@@ -180,13 +257,34 @@ class Plan:
 
     def _count(self, row: Row) -> int:
         """Images made of each sample of a row, or conversations held about it."""
-        return _count(row, self.sampling)
+        name = self.sampling.count_name
+        return int(row.overrides.get(name, self._sampled[name]))
 
     def _images(self, row: Row) -> int:
-        return self._count(row) * _turns(row)
+        """Seeds that a row needs: one for each image that a variation makes of it."""
+        return self._count(row) * sum(len(sample.prompts) or 1 for sample in row.samples)
 
-    def _originals(self, row: Row) -> int:
-        return sum(sample.keep_original for sample in row.samples)
+    def _summed(self) -> Integers:
+        """Where in the plan the requests of each row end."""
+        import numpy as np
+
+        alike = rows_alike(self.rows)
+        counts = [
+            self._images(row) * len(self.variants) + sum(sample.keep_original for sample in row.samples)
+            for row in alike
+        ]
+        return np.cumsum(np.broadcast_to(np.array(counts, np.int64), len(self.rows)))
+
+    def _selected(self) -> tuple[Sequence[Row], Integers | None]:
+        """The rows that `sample` and `limit` leave, and their places in the table where these are others."""
+        import numpy as np
+
+        rows, options, places = self._table, self.options, None
+        if options.sample and options.sample < len(rows):
+            # The smallest hashes are a sample that does not depend on the order of the table.
+            places = np.sort(np.argsort(self._seeds.hashes(-1), kind="stable")[: options.sample])
+            rows = rows.take(places) if isinstance(rows, TextRows) else [rows[place] for place in places]
+        return (rows[: options.limit] if options.limit else rows), places
 
     def _prompt(self, row: Row, variant: _Variant, prompt: str) -> str:
         if self._template:
@@ -195,14 +293,32 @@ class Plan:
         return " ".join(text for text in (self.options.prompt_prefix, prompt, self.options.prompt_postfix) if text)
 
 
-def _count(row: Row, sampling: Denoising) -> int:
-    name = sampling.count_name
-    return int(row.overrides.get(name, getattr(sampling, name)))
+def rows_alike(rows: Sequence[Row]) -> Sequence[Row]:
+    """All rows, or one where what is made of each is the same."""
+    return rows[:1] if isinstance(rows, TextRows) else rows
 
 
-def _turns(row: Row) -> int:
-    """Images that one pass through all samples of a row makes."""
-    return sum(len(sample.prompts) or 1 for sample in row.samples)
+def kinds(rows: Sequence[Row]) -> list[tuple[Row, int]]:
+    """A row of each kind, and how many there are: they differ in texts and pictures, and in nothing that is counted."""
+    if isinstance(rows, TextRows):
+        return [(rows[place], count) for place, count in rows.with_and_without_negative()]
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    for row in rows:
+        told = tuple((name, name == "seed" or value) for name, value in row.overrides.items())
+        samples = tuple(
+            (
+                sample.size,
+                sample.full_size,
+                len(sample.prompts),
+                len(sample.sources),
+                bool(sample.mask),
+                sample.keep_original,
+                bool(sample.problem),
+            )
+            for sample in row.samples
+        )
+        found.setdefault((told, bool(row.negative_prompt), samples), [row, 0])[1] += 1
+    return [(row, count) for row, count in found.values()]
 
 
 def batches(requests: Iterable[Request], sizes: Mapping[Size, int], per_row_guidance: bool = False) -> Iterator[Batch]:
@@ -228,48 +344,6 @@ def kind(request: Request, per_row_guidance: bool) -> tuple[Any, ...]:
     guidance = request.guidance_scale > 1 if per_row_guidance else request.guidance_scale
     pictures = request.strength, len(request.images), bool(request.mask)
     return (*request.size, request.num_inference_steps, guidance, request.scheduler, *pictures)
-
-
-def derive_seed(job_seed: int, row_id: str, image: int, attempt: int = 0) -> int:
-    """Hash a seed of 64 bits from the job's seed and an image's identity; its upper 32 bits are the seed used."""
-    text = f"{job_seed}\0{row_id}\0{image}\0{attempt}"
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
-
-
-def _seeds(rows: Sequence[Row], sampling: Denoising) -> dict[tuple[str, int], int]:
-    """Give every (row, image) a seed of its own.
-
-    Where two hashes meet in 32 bits the larger one is drawn again, which depends on what is in the table and not on
-    its order.
-    """
-    taken: set[int] = set()
-    drawn: list[tuple[int, str, int]] = []
-    for row in rows:
-        count = _count(row, sampling) * _turns(row)
-        told = row.overrides.get("seed")
-        if told is not None:
-            taken.update((told + image) % SEED_LIMIT for image in range(count))
-        else:
-            drawn += [(derive_seed(sampling.seed, row.id, image), row.id, image) for image in range(count)]
-    seeds: dict[tuple[str, int], int] = {}
-    for digest, row_id, image in sorted(drawn):
-        seed = digest >> 32
-        attempt = 0
-        while seed in taken:
-            attempt += 1
-            seed = derive_seed(sampling.seed, row_id, image, attempt) >> 32
-        taken.add(seed)
-        seeds[row_id, image] = seed
-    return seeds
-
-
-def _selected(rows: Sequence[Row], options: TableOptions, seed: int) -> Sequence[Row]:
-    if options.sample and options.sample < len(rows):
-        # The smallest hashes are a sample that does not depend on the order of the table.
-        chosen = sorted(rows, key=lambda row: derive_seed(seed, row.id, -1))[: options.sample]
-        ids = {row.id for row in chosen}
-        rows = [row for row in rows if row.id in ids]
-    return rows[: options.limit] if options.limit else rows
 
 
 def _variants(options: TableOptions) -> list[_Variant]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import accumulate, chain, compress, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from imagemill.committing import Committer, Progress, Report
 from imagemill.dataset.calls import Calls
@@ -27,7 +27,7 @@ from imagemill.executors.base import Executor, Sink
 from imagemill.images import EXTENSIONS, encode, format_of
 from imagemill.models.base import Model, Result
 from imagemill.output import Output, record_of
-from imagemill.plan import batches
+from imagemill.plan import PART_SIZE, Plan, batches
 from imagemill.records import Batch, Record, Request
 from imagemill.remote.model import Remote
 
@@ -44,32 +44,84 @@ class _Outcome:
     failure: Mapping[str, Any] | None = None
 
 
-def pending_requests(dataset: Dataset, requests: Iterable[Request]) -> list[Request]:
-    """Return the requests that have not ended; opens or seals parts as that demands."""
-    requests = list(requests)
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Requests that are to be made, in order; each time that they are gone through they are built anew."""
+
+    parts: Mapping[int, int]
+    """How many there are in each part, by its number."""
+    turns: int
+    """The last turn that any of them may have."""
+    pictorial: bool
+    """Whether they start from pictures: only then is one an original, or known not to be possible."""
+    build: Callable[[], Iterable[Request]]
+
+    @classmethod
+    def of(cls, requests: Sequence[Request]) -> Self:
+        """Those of a list."""
+        turns = max((request.turn for request in requests), default=1)
+        return cls(Counter(request.part for request in requests), turns, pictorial=True, build=lambda: requests)
+
+    def __len__(self) -> int:
+        return sum(self.parts.values())
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.build())
+
+    def first(self, count: int | None) -> Pending:
+        """At most so many of them, where those of a part follow each other."""
+        if count is None or count >= len(self):
+            return self
+        before = accumulate(self.parts.values(), initial=0)
+        each = zip(self.parts.items(), before, strict=False)
+        parts = {number: min(here, count - start) for (number, here), start in each if start < count}
+        return replace(self, parts=parts, build=lambda: islice(self, count))
+
+
+def pending_requests(dataset: Dataset, plan: Plan, change: Callable[[Request], Request] | None = None) -> Pending:
+    """Return the requests that have not ended, as `change` makes them; opens or seals parts as that demands.
+
+    Only those of parts that have been begun and are not complete are looked at now.
+    """
     failures = dataset.failures()
-    again = _possible_now(requests, failures)
-    failures = {name: line for name, line in failures.items() if name not in again}
-    failed = Counter(failure["part"] for failure in failures.values())
-    pending: list[Request] = []
-    for number, group in groupby(requests, key=lambda request: request.part):
-        part, planned = dataset.part(number), list(group)
-        if part.sealed and dataset.seals[part.name]["records"] + failed[number] == len(planned):
+    again = _possible_now(plan, failures) if plan.pictorial else ()
+    ended: defaultdict[int, set[str]] = defaultdict(set)
+    for name, failure in failures.items():
+        if name not in again:
+            ended[failure["part"]].add(name)
+    for name, number in dataset.removed.items():
+        ended[number].add(name)
+    begun = {part.number for part in dataset.parts}
+    left: dict[int, bytes | None] = {}
+    parts: dict[int, int] = {}
+    for number in range(1, plan.parts + 1):
+        part, planned = dataset.part(number), min(PART_SIZE, len(plan) - (number - 1) * PART_SIZE)
+        if part.sealed and dataset.seals[part.name]["records"] + len(ended[number]) == planned:
             continue
-        ended = dataset.ended(part, failures)
-        left = [request for request in planned if request.name not in ended]
-        if left:
-            part.unseal()
+        if number not in begun and not ended[number]:
+            left[number], parts[number] = None, planned
         else:
-            part.seal()
-        pending += left
-    return pending
+            names = ended[number].union(Path(record["file_name"]).stem for record in part.records())
+            marks = bytes(request.name not in names for request in plan.part(number))
+            if not any(marks):
+                part.seal()
+                continue
+            left[number], parts[number] = marks, sum(marks)
+        part.unseal()
+
+    def build() -> Iterator[Request]:
+        for number, marks in left.items():
+            requests = plan.part(number)
+            chosen = requests if marks is None else compress(requests, marks)
+            yield from map(change, chosen) if change else chosen
+
+    return Pending(parts, plan.turns, plan.pictorial, build)
 
 
-def _possible_now(requests: list[Request], failures: Mapping[str, Mapping[str, Any]]) -> set[str]:
+def _possible_now(plan: Plan, failures: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """The requests that failed for a picture that was absent or damaged and is there now, or is to be made again."""
     again: set[str] = set()
-    for request in requests:
+    for request in chain.from_iterable(map(plan.part, sorted({failure["part"] for failure in failures.values()}))):
         failure = failures.get(request.name)
         if failure is None or not request.images or request.problem:
             continue
@@ -84,7 +136,7 @@ def _possible_now(requests: list[Request], failures: Mapping[str, Mapping[str, A
 
 def produce(
     dataset: Dataset,
-    requests: list[Request],
+    requests: Pending,
     model: Model | None,
     output: Output,
     executor: Executor | None,
@@ -97,14 +149,19 @@ def produce(
     """
     write_card(dataset)
     report = Report(len(requests))
-    left = Counter(request.part for request in requests)
+    left = Counter(requests.parts)
     try:
         # Each edit of a conversation starts from what the one before has made.
-        for turn in sorted({request.turn for request in requests}):
-            wave = [request for request in requests if request.turn == turn]
-            if turn > 1:
+        for turn in range(1, requests.turns + 1):
+            wave: Pending | list[Request] = requests
+            if requests.turns > 1:
+                wave = [request for request in requests if request.turn == turn]
+            if turn > 1 and wave:
                 wave = continued(dataset, wave)
-            _produce_turn(wave, model, output, executor, _Committer(dataset, left, report, progress))
+            if wave:
+                _produce_turn(
+                    wave, requests.pictorial, model, output, executor, _Committer(dataset, left, report, progress)
+                )
     except BaseException:
         with suppress(ImagemillError):
             write_card(dataset)
@@ -121,20 +178,24 @@ def produce(
 
 
 def _produce_turn(
-    requests: list[Request], model: Model | None, output: Output, executor: Executor | None, committer: _Committer
+    requests: Iterable[Request],
+    pictorial: bool,
+    model: Model | None,
+    output: Output,
+    executor: Executor | None,
+    committer: _Committer,
 ) -> None:
     with committer:
-        asked = []
-        for request in requests:
+        for request in requests if pictorial else ():
             if request.problem:
                 committer.put(_Outcome(request.part, failure=failure_line(request, *request.problem)))
             elif request.original:
                 committer.put(_Outcome(request.part, record=keep_original(output, request)))
-            else:
-                asked.append(request)
-        work = committer.until_failure(batches(asked, output.batch_sizes, output.per_row_guidance))
-        if asked and model and executor:
-            executor.run(partial(_make_images, model, output), work, committer.put)
+        asked = (request for request in requests if not (request.problem or request.original))
+        first = next(asked, None)
+        if first and model and executor:
+            cut = batches(chain([first], asked), output.batch_sizes, output.per_row_guidance)
+            executor.run(partial(_make_images, model, output), committer.until_failure(cut), committer.put)
 
 
 def _make_images(model: Model, output: Output, work: Iterable[Batch], sink: Sink) -> None:

@@ -23,13 +23,15 @@ def status(arguments: Sequence[str]) -> int:
     from imagemill.dataset import Dataset
 
     parsed = parse(dataset_parser("status"), arguments)
-    data = status_data(Dataset(parsed.dataset))
+    dataset = Dataset(parsed.dataset)
+    data = status_data(dataset)
+    made = data["model"] or ("merged" if dataset.job["steps"][0]["operator"] == "merge" else "as they came")
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(data["failed"].items()))
     lines = [
-        f"{data['dataset']} · {data['model'] or 'as they came'} · {number(data['requests'], 'image')} asked for",
+        f"{data['dataset']} · {made} · {number(data['requests'], 'image')} asked for",
         (
             f"{data['done']:,} done · {sum(data['failed'].values()):,} failed{f' ({reasons})' if reasons else ''}"
-            f" · {data['pending']:,} pending"
+            f"{f' · {removed:,} removed' if (removed := data['removed']) else ''} · {data['pending']:,} pending"
         ),
         (
             f"{number(data['rows_read'], 'row')} read · {data['rows_accepted']:,} accepted"
@@ -66,6 +68,8 @@ def verify(arguments: Sequence[str]) -> int:
         again = "`imagemill generate` as before makes them again"
         if any(step["operator"] == "select" for step in dataset.job["steps"]):
             again = "delete this selection and select again, or select into another folder"
+        if dataset.job["steps"][0]["operator"] == "merge":
+            again = "delete this merge and merge again, or merge into another folder"
         terminal.say(f"{number(lost, 'image')} given up; {again}")
     problems = verify(dataset, reader=not parsed.no_reader)
     counts = dataset.counts()

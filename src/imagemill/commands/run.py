@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     done = []
     failed = 0
     for place, step in enumerate(steps, start=1):
-        title = f"step {place} of {len(steps)}: {step.name} · {step.folder}"
+        title = f"step {place} of {len(steps)}: {step.name} · {step.place}"
         terminal.say(title)
         if parsed.dry_run:
             continue
@@ -41,6 +41,6 @@ def run(arguments: Sequence[str]) -> int:
             outcome = step.run(meter)
         failed += outcome.failed
         terminal.say(f"  {outcome.said}" + (f" · {number(outcome.failed, 'image')} failed" if outcome.failed else ""))
-        done.append({"operator": step.name, "folder": str(step.folder), "said": outcome.said, "failed": outcome.failed})
-    terminal.data({"job": parsed.job, "steps": done}, str(steps[-1].folder))
+        done.append({"operator": step.name, "folder": str(step.place), "said": outcome.said, "failed": outcome.failed})
+    terminal.data({"job": parsed.job, "steps": done}, str(steps[-1].place))
     return 3 if failed else 0

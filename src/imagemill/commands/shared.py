@@ -56,6 +56,7 @@ def status_data(dataset: Dataset) -> dict[str, Any]:
         "requests": counts.requests,
         "done": counts.done,
         "failed": counts.failed,
+        "removed": counts.removed,
         "pending": counts.pending,
         "rows_read": counts.rows_read,
         "rows_accepted": counts.rows_accepted,

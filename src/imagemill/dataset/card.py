@@ -6,21 +6,34 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagemill.dataset.card_facts import AS_RECEIVED, Facts, quoted, title
+from imagemill.dataset.card_text import made, sections
 from imagemill.dataset.files import encode_lines, write_file
-from imagemill.records import NO_SEED, Record, columns_of, files_of
+from imagemill.licenses import IDS
+from imagemill.records import files_of, to_json
 
 if TYPE_CHECKING:
     from imagemill.dataset.folder import Counts, Dataset
 
-AS_RECEIVED = "as received"
-"""The file format of images that are kept as a server sent them."""
+__all__ = [
+    "AS_RECEIVED",
+    "Told",
+    "exported_card",
+    "render_card",
+    "scores_of",
+    "size_category",
+    "with_sizes",
+    "write_card",
+]
 
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+_SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
+"""Between which Hugging Face counts."""
 
 _FEW = 3
 """Images among which no kind of file may be the most frequent one."""
@@ -30,56 +43,31 @@ _TYPED = 100
 _NAMES = {"double": "float64"}
 """Types as Arrow and Hugging Face name them, where they differ."""
 
-_MEANINGS = {
-    "file_name": "the image, relative to the metadata file",
-    "prompt": "what was asked for, as the model got it",
-    "negative_prompt": "what was not wanted; empty when nothing was said",
-    "id": "the identity of the table's row",
-    "seed": "the image's own seed; -1 when the model takes none",
-    "width": "pixels",
-    "height": "pixels",
-    "num_inference_steps": "denoising steps; 0 when a server does not tell",
-    "guidance_scale": "how strongly the prompt was followed",
-    "scheduler": "sampler by its k-diffusion name; empty when a server does not tell",
-    "model": "the model that made it",
-    "model_revision": "the exact version of the model",
-    "model_parameters": "how the model was loaded, as JSON",
-    "batch_size": "images that shared a forward pass; decides the last bits",
-    "sha256": "of the file",
-    "revised_prompt": "what the server says it has drawn instead; empty when it says nothing",
-    "tries": "how many images were drawn for it, this one with them; the others were not accepted",
-    "redrawn": "seeds given up because their image was faulty or blocked",
-    "dropped_tokens": "tokens at the prompt's end that the model did not read",
-    "strength": "how much of the source could change, from 0 to 1; 0 where the model takes none",
-    "source_sha256": "of the pictures it was made from, files in `.imagemill/sources`",
-    "mask_sha256": "of the mask, white where the picture could change",
-    "original": "whether it is a source itself, as it came",
-    "source_image": "the source, as the table names it",
-    "captioner": "the model that described the source; empty where the table did",
-    "turn": "place among the edits of a conversation; each starts from what the one before has made",
-    "edit_prompt": "the instruction",
-    "input_image_file_name": "the picture before the edit",
-    "input_images_file_names": "all pictures that the edit started from",
-    "mask_file_name": "the mask, white where the picture could change",
-    "edited_image_file_name": "the picture after the edit, the same as `file_name`",
-    "difference": "mean absolute difference between before and after, from 0 to 1",
-    "changed_area": "share of the area where a channel differs by more than a quarter of its range",
-    "no_op": "whether the edit has changed nothing that can be seen",
+_TASKS = {
+    "generate": "text-to-image",
+    "augment": "image-to-image",
+    "edit": "image-to-image",
+    "import": "image-to-text",
 }
+"""By operator, as Hugging Face names them."""
+_LOADING = """```python
+from datasets import load_dataset
+
+dataset = load_dataset("path/to/this/folder", split="{split}")
+```"""
 
 
-_SYNTHETIC = "- synthetic\n"
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What only whoever publishes a dataset can say of it; empty for what was not said."""
 
-_KINDS = {
-    "generate": ("text-to-image", "made by an AI model, `{model}`, from a table of {rows:,} prompts"),
-    "augment": (
-        "image-to-image",
-        "that an AI model, `{model}`, made of the pictures of {rows:,} rows, or sources",
-    ),
-    "import": ("image-to-text", "taken in as they are, from {rows:,} rows"),
-    "edit": ("image-to-image", "edited by an AI model, `{model}`, as {rows:,} rows of instructions say"),
-}
-"""By operator: the task as Hugging Face names it, and what the images are."""
+    name: str = ""
+    license: str = ""
+    license_link: str = ""
+    language: tuple[str, ...] = ()
+    """Of the prompts, as BCP 47 codes."""
+    citation: str = ""
+    """As BibTeX."""
 
 
 def write_card(dataset: Dataset) -> None:
@@ -92,62 +80,130 @@ def write_card(dataset: Dataset) -> None:
 
 def render_card(dataset: Dataset) -> str:
     """Return the card's text."""
-    job = dataset.job
-    step: dict[str, Any] = job["steps"][0]
+    facts = _facts(dataset, Told(), False)
+    front = _front([facts], Told(), facts.counts.done) + _reading(dataset, facts.counts)
+    paragraphs = [f"# {title(facts)}", f"{facts.counts.done:,} images {made(facts)}.", _LOADING.format(split="train")]
+    for name, found in sections(facts).items():
+        paragraphs += [f"## {name}", *found]
+    return f"---\n{front}---\n\n" + "\n\n".join(paragraphs) + "\n"
+
+
+def exported_card(
+    datasets: Mapping[str, Dataset],
+    images: Mapping[str, int],
+    told: Told,
+    changes: Sequence[str],
+    hidden: frozenset[str] = frozenset(),
+) -> tuple[str, str]:
+    """Front matter and text of the card of an export, by split: how many images, and sentences on what has changed.
+
+    Nothing is said of the values of `hidden` columns.
+    """
+    facts = {split: _facts(dataset, told, True, hidden) for split, dataset in datasets.items()}
+    first, *others = facts
+    heads = {split: f"{_of(images[split], found.counts.done)} images {made(found)}." for split, found in facts.items()}
+    head = heads[first]
+    total = sum(images.values())
+    if others:
+        rows = [f"| `{split}` | {text} |" for split, text in heads.items()]
+        table = "\n".join(["| split | what it holds |", "|---|---|", *rows])
+        head = f"{total:,} images in {len(facts)} splits.\n\n{table}"
+    paragraphs = [f"# {title(facts[first])}", head, *changes, _LOADING.format(split=first)]
+    found = {split: sections(each) for split, each in facts.items()}
+    for name in found[first]:
+        texts = {split: each[name] for split, each in found.items()}
+        common = [text for text in texts[first] if all(text in each for each in texts.values())]
+        paragraphs += [f"## {name}", *common]
+        for split, each in texts.items():
+            own = [text for text in each if text not in common]
+            paragraphs += [f"### {split}", *own] if own else []
+    return _front([*facts.values()], told, total), "\n" + "\n\n".join(paragraphs) + "\n"
+
+
+def _of(some: int, whole: int) -> str:
+    return f"{some:,}" if some == whole else f"{some:,} of {whole:,}"
+
+
+def _facts(dataset: Dataset, told: Told, exported: bool, hidden: frozenset[str] = frozenset()) -> Facts:
     counts = dataset.counts()
-    first = next(iter(dataset), None)
-    task, made = _KINDS[step["operator"]]
-    # Not the folder's name: a dataset that is moved stays as it is, byte by byte.
-    made_by = f" by {Path(step['model']).name}" if step["model"] else ""
-    name = f"{Path(job['input']['table']).stem}{made_by}"
-    return f"""---
-pretty_name: {json.dumps(name)}
-license: {step["license"]}
-task_categories:
-- {task}
-tags:
-{"" if step["operator"] == "import" else _SYNTHETIC}- image
-- imagemill
-annotations_creators:
-- machine-generated
-size_categories:
-- {size_category(counts.done)}
-{_reading(dataset, counts)}---
+    return Facts(
+        job=dataset.job,
+        counts=counts,
+        first=next(iter(dataset), None),
+        refused=_refused(dataset) if not counts.pending else None,
+        exported=exported,
+        name=told.name,
+        license=told.license,
+        citation=told.citation,
+        hidden=hidden,
+    )
 
-# {name}
 
-{counts.done:,} images {made.format(model=step["model"], rows=counts.rows_accepted)}.
+def _refused(dataset: Dataset) -> int | None:
+    """How many images were drawn and not accepted: the lines of the file that lists them."""
+    path = dataset.folder / ".imagemill" / "tries.jsonl"
+    if not path.is_file():
+        return None
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
 
-```python
-from datasets import load_dataset
 
-dataset = load_dataset("path/to/this/folder", split="train")
-```
+def _front(facts: Sequence[Facts], told: Told, images: int) -> str:
+    """The front matter but for what readers are told of files, by Hugging Face's rules for dataset cards."""
+    operators = sorted({operator for each in facts for operator in each.operators})
+    synthetic = any(each.synthetic for each in facts)
+    tables = sorted({each.table for each in facts if re.fullmatch(r"[\w.-]+/[\w.-]+", each.table)})
+    lines = [f"pretty_name: {quoted(title(facts[0]))}"]
+    if told.language:
+        lines += ["language:", *(f"- {quoted(code)}" for code in told.language)]
+    lines += license_lines(facts[0].step, told)
+    lines += ["task_categories:", *(f"- {task}" for task in dict.fromkeys(_TASKS[each] for each in operators))]
+    lines += ["tags:", *(["- synthetic"] if synthetic else []), "- image", "- imagemill"]
+    lines += ["annotations_creators:", "- machine-generated"]
+    if tables:
+        lines += ["source_datasets:", *(f"- {table}" for table in tables)]
+    lines += ["size_categories:", f"- {size_category(images)}"]
+    return "".join(f"{line}\n" for line in lines)
 
-## How it was made
 
-{_parameters(step)}
+def license_lines(step: Mapping[str, Any], told: Told) -> list[str]:
+    """The license by its id, or by name and link where Hugging Face has none for it."""
+    name = told.license or str(step.get("license") or "unknown")
+    if name in IDS - {"other"}:
+        return [f"license: {name}"]
+    model, link = str(step.get("model", "")), told.license_link
+    if not link and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        link = f"https://huggingface.co/{model}"
+    if name == "other":
+        name = f"that of {model}" if model else "several, see Details"
+    return ["license: other", f"license_name: {quoted(name)}", *([f"license_link: {quoted(link)}"] if link else [])]
 
-{_again(first, step)}
 
-## Counts
+def with_sizes(card: str, splits: Sequence[Mapping[str, Any]], download_size: int) -> str:
+    """A card that also tells the size of each split; as it is where readers look for the files themselves.
 
-{_counts(counts)}
-{_selected(job["steps"])}
-## Columns
-
-{_columns(first, job["steps"][1:])}
-
-## Origin
-
-{_synthetic(step)} {_marking(step)}
-{_license(job["input"]["table"], step)}
-"""
+    Then nothing of the front matter counts for them, and a size that they did not check would say nothing.
+    """
+    start, front, text = card.split("---\n", 2)
+    if "- config_name: default\n" not in front:
+        return card
+    lines = front.splitlines()
+    place = next((number for number, line in enumerate(lines) if line.startswith("dataset_info: ")), len(lines))
+    told: list[dict[str, Any]] = [{"config_name": "default"}]
+    if place < len(lines):
+        told = json.loads(lines.pop(place).partition(": ")[2])
+    whole = sum(split["num_bytes"] for split in splits)
+    told[0] |= {"splits": splits, "download_size": download_size, "dataset_size": whole}
+    lines.insert(place, f"dataset_info: {to_json(told)}")
+    return f"{start}---\n" + "\n".join(lines) + f"\n---\n{text}"
 
 
 def size_category(images: int) -> str:
     """How Hugging Face calls a dataset of so many images."""
-    return next((label for limit, label in _SIZES if images < limit), "10M<n<100M")
+    for place, name in enumerate(_SIZES):
+        if images < 1_000 * 10**place:
+            return f"{_SIZES[place - 1]}<n<{name}" if place else f"n<{name}"
+    return f"n>{_SIZES[-1]}"
 
 
 def scores_of(job: Mapping[str, Any]) -> list[str]:
@@ -171,8 +227,11 @@ def _typed(dataset: Dataset, scores: Sequence[str]) -> str:
     import pyarrow as pa
     import pyarrow.json
 
-    schema = pyarrow.json.read_json(pa.BufferReader(encode_lines(islice(dataset, _TYPED)))).schema
-    lines = []
+    lines = encode_lines(islice(dataset, _TYPED))
+    # A line may be longer than what is read at once without being told.
+    options = pyarrow.json.ReadOptions(block_size=len(lines) + 1)
+    schema = pyarrow.json.read_json(pa.BufferReader(lines), options).schema
+    features = []
     for field in schema:
         name, kind = field.name, "float64" if field.name in scores else _NAMES.get(str(field.type), str(field.type))
         if name.endswith("file_name"):
@@ -180,8 +239,8 @@ def _typed(dataset: Dataset, scores: Sequence[str]) -> str:
         elif name.endswith("file_names"):
             name, kind = name.removesuffix("file_names").rstrip("_") or "images", "list<item: image>"
         listed = re.fullmatch(r"list<\w+: (.*)>", kind)
-        lines += [f"  - name: {json.dumps(name)}"]
-        lines += [f"    list: {_NAMES.get(listed[1], listed[1])}" if listed else f"    dtype: {kind}"]
+        features += [f"  - name: {json.dumps(name)}"]
+        features += [f"    list: {_NAMES.get(listed[1], listed[1])}" if listed else f"    dtype: {kind}"]
     # A folder may be there before its first record.
     parts = [part for part in dataset.parts if part.metadata.exists()]
     state = [[part.name, dataset.seals.get(part.name) or part.metadata.stat().st_size] for part in parts]
@@ -192,7 +251,7 @@ def _typed(dataset: Dataset, scores: Sequence[str]) -> str:
   - split: train
     path: images/*/*
   features:
-{chr(10).join(lines)}
+{chr(10).join(features)}
 """
 
 
@@ -216,118 +275,3 @@ def _configs(dataset: Dataset) -> str:
     - images/*/metadata.jsonl
 {paths}
 """
-
-
-def _parameters(step: dict[str, Any]) -> str:
-    if step["operator"] == "import":
-        return "The pictures were taken in: as they are, or as upright RGB where readers would see them differently."
-    shown = (
-        "model",
-        "model_revision",
-        "num_inference_steps",
-        "guidance_scale",
-        "scheduler",
-        "seed",
-        "images_per_prompt",
-        "images_per_sample",
-        "strength",
-        "captioner",
-        "captioner_revision",
-    )
-    rows = [f"| `{key}` | {step[key]} |" for key in shown if step.get(key) not in (None, "")]
-    size = f"{step['width']} × {step['height']}" if "width" in step else "the source's"
-    rows.append(f"| size | {size}, {step['image_format']} |")
-    return "\n".join(["| parameter | value |", "|---|---|", *rows])
-
-
-def _again(first: Record | None, step: dict[str, Any]) -> str:
-    if step["operator"] == "import":
-        return ""
-    if step["operator"] == "augment":
-        return """Every parameter stands in `job.toml`, and every record says all that is needed to make its image
-again, out of the sources in `.imagemill/sources`."""
-    if first and first["seed"] == NO_SEED:
-        return "Every parameter stands in `job.toml`. The model takes no seed: no image can be made again as it is."
-    return f"""Every parameter stands in `job.toml`, and every record says all that is needed to make its image again:
-`imagemill reproduce . {Path(first["file_name"]).stem if first else "prompt_0_image_0"}`."""
-
-
-def _counts(counts: Counts) -> str:
-    failed = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.failed.items()))
-    rows = [
-        f"| rows in the table | {counts.rows_read:,} |",
-        f"| rows that could not be used | {counts.rows_rejected:,} |",
-        f"| images asked for | {counts.requests:,} |",
-        f"| images made | {counts.done:,} |",
-        f"| failed | {sum(counts.failed.values()):,}{f' ({failed})' if failed else ''} |",
-        f"| still to make | {counts.pending:,} |",
-    ]
-    return "\n".join(["| what | number |", "|---|---|", *rows])
-
-
-def _selected(steps: Sequence[Mapping[str, Any]]) -> str:
-    """What selections have left out; empty where there were none."""
-    rows = [
-        f"| {step['source']} | {count:,} | `{kind.replace('|', chr(92) + '|')}` |"
-        for step in steps
-        if step["operator"] == "select"
-        for kind, count in step["left_out"].items()
-    ]
-    if not rows:
-        return ""
-    table = "\n".join(["| selected from | images left out | because of |", "|---|---|---|", *rows])
-    return f"\n{table}\n\n`.imagemill/left_out.jsonl` lists each image that the last selection left out.\n"
-
-
-def _columns(record: Record | None, later: Sequence[Mapping[str, Any]]) -> str:
-    """`later` are the steps after the one that made the images."""
-    if record is None:
-        return "No image has been made yet."
-    meanings = _MEANINGS | {name: meaning for step in later for name, meaning in _added(step)}
-    rows = [f"| `{key}` | {meanings[key]} |" for key in record if key in meanings]
-    rows += [
-        f"| `{key}` | from the prompt table, or added later |" for key in columns_of(record) if key not in meanings
-    ]
-    return "\n".join(["| column | meaning |", "|---|---|", *rows])
-
-
-def _synthetic(step: dict[str, Any]) -> str:
-    if step["operator"] == "import":
-        return "The images are as they came; what they say of their origin is theirs."
-    if step["operator"] == "augment":
-        return "All images but the originals, where `original` is true, are synthetic; those are as they came."
-    if step["operator"] == "edit":
-        return "The edited images are synthetic; the pictures before them, and masks, are as they came."
-    return "All images are synthetic."
-
-
-def _added(step: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The columns that a step has added, with their meanings."""
-    if step["operator"] == "score":
-        by = f" ({step['scorer']}{', `' + step['model'] + '`' if step['model'] else ''})"
-        yield from ((name, meaning + by) for name, meaning in {**step["scores"], **step["meanings"]}.items())
-        return
-    for name in step.get("columns", {}):
-        if step["operator"] != "caption":
-            yield name, f"added by `{step['operator']}`"
-        elif name == step["column"]:
-            yield name, f"what `{step['model']}` sees in the image; empty when it failed"
-        else:
-            yield name, f"all that `{step['model']}` said of the image; `{step['column']}` is the first"
-
-
-def _license(table: str, step: dict[str, Any]) -> str:
-    if step["operator"] == "import":
-        return f"They come from `{table}`; their license is not known to imagemill."
-    return f"The prompts come from `{table}`; the model's license applies to what it makes (`{step['license']}`)."
-
-
-def _marking(step: dict[str, Any]) -> str:
-    if step["operator"] == "import":
-        return "No file was marked."
-    if step["mark"]:
-        origin = "trainedAlgorithmicMedia" if step["operator"] == "generate" else "compositeWithTrainedAlgorithmicMedia"
-        return f"Every file that was made says so in its metadata (XMP `DigitalSourceType`: `{origin}`)."
-    if step["image_format"] == AS_RECEIVED:
-        return "The files are as the server sent them; what they say of their origin is the server's."
-    return "The files carry no such mark: that was chosen with `--no-mark`."

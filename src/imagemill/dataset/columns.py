@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from imagemill.dataset.files import parse_lines
 from imagemill.dataset.folder import Dataset, Part
-from imagemill.errors import ImagemillError
+from imagemill.dataset.removal import removal_of
+from imagemill.errors import ImagemillError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,10 +27,10 @@ def read_schema(dataset: Dataset) -> pa.Schema:
 
     types: dict[str, pa.DataType] = {}
     for part in dataset.parts:
-        table = _read_part(part, None)
+        table = read_part(part, None)
         for field in table.schema:
             if types.get(field.name, pa.null()) == pa.null():
-                types[field.name] = _told(field.type)
+                types[field.name] = told(field.type)
         if types and pa.null() not in types.values():
             break
     return pa.schema(list(types.items()))
@@ -47,7 +48,7 @@ def read_columns(dataset: Dataset, known: pa.Schema, names: Iterable[str]) -> pa
     schema = pa.schema([known.field(name) for name in dict.fromkeys(["file_name", *names])])
     tables = []
     for part in dataset.parts:
-        table = _read_part(part, schema).select(schema.names)
+        table = read_part(part, schema).select(schema.names)
         tables.append(table.append_column(PART, pa.array([part.number] * len(table), pa.int64())))
     table = pa.concat_tables(tables or [schema.append(pa.field(PART, pa.int64())).empty_table()])
     numbers = numbers_of(table)
@@ -65,7 +66,11 @@ def numbers_of(table: pa.Table) -> pa.Table:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """A hash of all metadata."""
+    """A hash of all metadata; raises UsageError while a removal is under way, or was interrupted."""
+    if removal_of(dataset):
+        raise UsageError(
+            f"a removal from `{dataset.folder}` has not come to its end", "give the same `imagemill remove` again"
+        )
     whole = hashlib.sha256()
     for part in dataset.parts:
         whole.update(part.name.encode())
@@ -74,7 +79,7 @@ def fingerprint(dataset: Dataset) -> str:
     return whole.hexdigest()
 
 
-def _read_part(part: Part, schema: pa.Schema | None) -> pa.Table:
+def read_part(part: Part, schema: pa.Schema | None) -> pa.Table:
     """The columns of a schema; without one all, of the types that their values tell."""
     import pyarrow as pa
     import pyarrow.json as pj
@@ -100,11 +105,11 @@ def _read_part(part: Part, schema: pa.Schema | None) -> pa.Table:
         ) from None
 
 
-def _told(arrow: pa.DataType) -> pa.DataType:
+def told(arrow: pa.DataType) -> pa.DataType:
     """What an inferred type says: lists without an item say nothing, and texts that look like times are texts."""
     import pyarrow as pa
 
     if pa.types.is_list(arrow):
-        inner = _told(arrow.value_type)
+        inner = told(arrow.value_type)
         return pa.null() if pa.types.is_null(inner) else pa.list_(inner)
     return pa.string() if pa.types.is_temporal(arrow) else arrow

@@ -15,6 +15,9 @@ def check_same(folder: Path, found: Mapping[str, Any], job: Mapping[str, Any]) -
     The table and the model's server may have moved, and `limit` may have grown: the rest is made then.
     """
     for step in found["steps"]:
+        if step["operator"] == "merge":
+            names = ", ".join(f"`{source['name']}`" for source in step["sources"])
+            raise UsageError(f"`{folder}` is a merge of {names}", "choose another output folder")
         if step["operator"] == "select":
             raise UsageError(f"`{folder}` is a selection from `{step['source']}`", "choose another output folder")
     old, new = _flat(found), _flat(job)

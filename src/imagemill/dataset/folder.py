@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tomllib
 from collections import Counter
@@ -26,6 +27,7 @@ from imagemill.dataset.files import (
     write_file,
 )
 from imagemill.dataset.lock import locked, writer_of
+from imagemill.dataset.removal import REMOVED, count_removed, finish_removal, removed_images, removed_rows
 from imagemill.dataset.sources import Sources
 from imagemill.errors import UsageError
 from imagemill.plan import PART_SIZE
@@ -43,7 +45,7 @@ _OURS = re.compile(r"prompt_\d+_image_\d+(_input_\d+|_mask)?\.(png|jpg|webp)|\..
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Where every request and every row of the table stands: `requests = done + failed + pending`."""
+    """Where every request and every row of the table stands: `requests = done + failed + removed + pending`."""
 
     requests: int
     done: int
@@ -52,11 +54,13 @@ class Counts:
     rows_read: int
     rows_accepted: int
     rows_rejected: int
+    removed: int = 0
+    """Images and failures that were taken down; they are not made again."""
 
     @property
     def pending(self) -> int:
         """Requests that have not ended."""
-        return self.requests - self.done - sum(self.failed.values())
+        return self.requests - self.done - sum(self.failed.values()) - self.removed
 
 
 class Part:
@@ -66,8 +70,22 @@ class Part:
         self.dataset = dataset
         self.number = number
         self.name = f"part-{number:06d}"
-        self.folder = dataset.folder / "images" / self.name
-        self.metadata = self.folder / "metadata.jsonl"
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self.dataset.folder / "images" / self.name
+
+    @property
+    def metadata(self) -> Path:
+        """The file with its records."""
+        return self.folder / "metadata.jsonl"
+
+    def path(self, name: str) -> Path:
+        """A file of the part; raises UsageError for a name that leads elsewhere, as none of ours does."""
+        if name in {"", ".", ".."} or "/" in name:
+            raise UsageError(f"`{self.metadata}` names the file `{name}`, which is not beside it", "do not trust it")
+        return self.folder / name
 
     def records(self) -> list[Record]:
         """Return the records committed so far."""
@@ -150,7 +168,7 @@ class Part:
         for record in records:
             if record["file_name"] in gone:
                 for name in files_of(record):
-                    (self.folder / name).unlink(missing_ok=True)
+                    self.path(name).unlink(missing_ok=True)
 
     def recover(self) -> None:
         """Make an unsealed part consistent: drop torn lines, doubles, records without a file, files without one."""
@@ -193,6 +211,7 @@ class Dataset:
         self.seals_file = self._state / "seals.jsonl"
         self.rejects_file = self._state / "rejects.jsonl"
         self.failures_file = self._state / "failures.jsonl"
+        self.events_file = self._state / "events.jsonl"
         self.environment_file = self._state / "environment.json"
         self.locked = False
         """Whether this object holds the lock."""
@@ -247,6 +266,7 @@ class Dataset:
         self.__dict__.pop("seals", None)
         self.locked = True
         try:
+            finish_removal(self)
             yield
         finally:
             self.locked = False
@@ -283,7 +303,9 @@ class Dataset:
     @property
     def parts(self) -> list[Part]:
         """The parts that exist, in order."""
-        names = (path.name for path in (self.folder / "images").glob("part-*") if path.is_dir())
+        images = self.folder / "images"
+        # The listing itself says what is a folder: to ask for each of thousands takes long.
+        names = (entry.name for entry in os.scandir(images) if entry.is_dir()) if images.is_dir() else ()
         return [self.part(int(name[5:])) for name in sorted(names) if re.fullmatch(r"part-\d{6,}", name)]
 
     def part(self, number: int) -> Part:
@@ -317,11 +339,25 @@ class Dataset:
         """Return the requests that ended without an image, by image name: reason, message, attempts, request."""
         failures = {line["name"]: line for line in read_lines(self.failures_file)}
         if failures:
-            parts = {line["part"] for line in failures.values()}
-            for number in parts:
-                for record in self.part(number).records():
+            removed, requests = Counter(self.removed.values()), self.job["plan"]["requests"]
+            for number, failed in Counter(line["part"] for line in failures.values()).items():
+                part, planned = self.part(number), min(PART_SIZE, requests - (number - 1) * PART_SIZE)
+                # Where all of a part are counted once, none of them was made after all.
+                if part.sealed and self.seals[part.name]["records"] + failed + removed[number] == planned:
+                    continue
+                for record in part.records():
                     failures.pop(Path(record["file_name"]).stem, None)
         return failures
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """The names of requests whose image or failure was taken down, each with its part: never to be made again."""
+        return removed_images(self)
+
+    @property
+    def removed_rows(self) -> set[int]:
+        """The positions of rows that were taken down as a whole: of them nothing is made any more."""
+        return removed_rows(self)
 
     def rejects(self) -> list[dict[str, Any]]:
         """Return the table's rows that could not be used."""
@@ -331,10 +367,12 @@ class Dataset:
         """Count where every request and every row stands."""
         plan = self.job["plan"]
         done = sum(self.seals[part.name]["records"] if part.sealed else len(part.records()) for part in self.parts)
+        failures = self.failures()
         return Counts(
             requests=plan["requests"],
             done=done,
-            failed=dict(Counter(failure["reason"] for failure in self.failures().values())),
+            removed=count_removed(self, failures),
+            failed=dict(Counter(failure["reason"] for failure in failures.values())),
             rows_read=plan["rows_read"],
             rows_accepted=plan["rows_accepted"],
             rows_rejected=plan["rows_read"] - plan["rows_accepted"],
@@ -360,14 +398,18 @@ class Dataset:
         return replace(request, turn=failure["turn"], strength=failure["strength"])
 
     def ended(self, part: Part, failures: Mapping[str, Any]) -> set[str]:
-        """Return the names of the requests of a part that ended, with or without an image."""
+        """Return the names of the requests of a part that ended, with or without an image, or were removed."""
         names = {Path(record["file_name"]).stem for record in part.records()}
-        return names | {name for name, failure in failures.items() if failure["part"] == part.number}
+        names |= {name for name, failure in failures.items() if failure["part"] == part.number}
+        return names | {name for name, number in self.removed.items() if number == part.number}
 
     @staticmethod
     def write_rejects(folder: Path, rejects: Iterable[Reject]) -> None:
-        """Write which rows of the table could not be used."""
-        write_file(folder / ".imagemill" / "rejects.jsonl", encode_lines(reject.to_table() for reject in rejects))
+        """Write which rows of the table could not be used; what was removed of them does not come back."""
+        path = folder / ".imagemill" / "rejects.jsonl"
+        removed = {line["line"]: line for line in read_lines(path) if line["reason"] == REMOVED}
+        lines = (reject.to_table() for reject in rejects)
+        write_file(path, encode_lines(removed.get(line["line"], line) for line in lines))
 
     def append_failures(self, failures: Iterable[Mapping[str, Any]]) -> None:
         """Commit requests that ended without an image."""
@@ -384,8 +426,9 @@ class Dataset:
         for folder in (self.folder, self._state):
             for leftover in folder.glob(".*.tmp"):
                 leftover.unlink()
-        for path in (self.seals_file, self.failures_file):
+        for path in (self.seals_file, self.failures_file, self.events_file):
             drop_torn(path)
+        finish_removal(self)
         for part in self.parts:
             if not part.sealed:
                 part.recover()

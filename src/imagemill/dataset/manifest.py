@@ -13,27 +13,29 @@ from imagemill.dataset.files import sync_folder
 from imagemill.errors import UsageError
 from imagemill.records import to_json
 
-_MANIFEST = ".imagemill-manifest.jsonl"
+MANIFEST = ".imagemill-manifest.jsonl"
 """Readers pass over its leading point."""
+MARK = ".imagemill-export.json"
+"""The file of an export that says what it is an export of, and how."""
 _STATE = ".imagemill"
 _CARD = "README.md"
 
 
 def write_manifest(folder: Path) -> None:
     """Write `.imagemill-manifest.jsonl`: a line with `file`, `sha256` and `size` for each file but itself."""
-    with (folder / _MANIFEST).open("w", encoding="utf-8") as lines:
+    with (folder / MANIFEST).open("w", encoding="utf-8") as lines:
         for _, paths in _walk(folder):
             for path in paths:
-                if path != folder / _MANIFEST:
+                if path != folder / MANIFEST:
                     lines.write(to_json(_line(path, folder)) + "\n")
 
 
 def check_manifest(folder: Path) -> None:
     """Raise UsageError when a file is absent or has another size; people may edit the card."""
     hint = "delete the folder and give the command again"
-    if not (folder / _MANIFEST).is_file():
-        raise UsageError(f"`{folder}` has lost its manifest, `{_MANIFEST}`", hint)
-    with (folder / _MANIFEST).open(encoding="utf-8") as lines:
+    if not (folder / MANIFEST).is_file():
+        raise UsageError(f"`{folder}` has lost its manifest, `{MANIFEST}`", hint)
+    with (folder / MANIFEST).open(encoding="utf-8") as lines:
         for line in map(json.loads, lines):
             path = folder / line["file"]
             if line["file"] != _CARD and (not path.is_file() or path.stat().st_size != line["size"]):

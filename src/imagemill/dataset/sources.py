@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -187,3 +187,9 @@ def _problem(error: OSError | ValueError) -> tuple[FailureReason, str]:
     if isinstance(error, OSError):
         return "no_source", f"the picture cannot be read: {error.strerror or error}"
     return "bad_image", str(error)
+
+
+def may_lack(job: Mapping[str, Any]) -> bool:
+    """Whether a dataset may be without pictures that its images were made from, since some came from an export."""
+    first = job["steps"][0]
+    return first["operator"] == "import" or any(map(may_lack, first.get("sources", ())))

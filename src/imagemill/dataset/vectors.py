@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,3 +40,12 @@ class Vectors:
         np.savez(file, names=np.array(names), vectors=np.stack([vectors[name] for name in names]).astype(np.float16))
         make_folder(self._folder)
         write_file(self._folder / f"{part}.npz", file.getvalue())
+
+    def remove(self, part: str, gone: Container[str]) -> None:
+        """Forget the vectors of images by name, without extension."""
+        names, vectors = self.read(part)
+        left = {name: vector for name, vector in zip(names, vectors, strict=True) if name not in gone}
+        if left and len(left) < len(names):
+            self.write(part, left)
+        elif not left:
+            (self._folder / f"{part}.npz").unlink(missing_ok=True)

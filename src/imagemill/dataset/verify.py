@@ -6,14 +6,15 @@ import hashlib
 import importlib.util
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
 from imagemill.dataset.card import AS_RECEIVED, render_card, write_card
 from imagemill.dataset.files import encode_lines, parse_lines, write_file
 from imagemill.dataset.folder import Dataset, Part
-from imagemill.dataset.sources import Sources, is_whole
+from imagemill.dataset.removal import removal_of
+from imagemill.dataset.sources import Sources, is_whole, may_lack
 from imagemill.images import embedded_recipe, open_image
 from imagemill.plan import PART_SIZE
 from imagemill.records import NO_SEED, RECORD_KEYS, SEED_LIMIT, files_of, order_of
@@ -25,7 +26,8 @@ def verify(dataset: Dataset, reader: bool = True) -> list[str]:
     With `reader`, also loads it with `datasets.load_dataset` where that is installed and nobody writes the dataset.
     """
     finished = dataset.counts().pending == 0
-    problems = list(_counts(dataset))
+    removed = dataset.removed.keys()
+    problems = list(_counts(dataset, removed))
     seen: set[str] = set()
     types: dict[str, type] = {}
     sources: dict[str, str] = {}
@@ -33,6 +35,7 @@ def verify(dataset: Dataset, reader: bool = True) -> list[str]:
         problems += _part(part, seen, types, sources)
         if finished and not part.sealed:
             problems.append(f"{part.name} is complete and not sealed; the command that made it seals it")
+    problems += [f"{name} was removed and is there" for name in sorted(seen) if Path(name).stem in removed]
     # While images are still to be made, files of a crash and an older card are what the next run clears up.
     if finished and _text(dataset.folder / "README.md") != render_card(dataset):
         problems.append("README.md does not tell how the dataset stands now")
@@ -72,15 +75,19 @@ def _all_whole(part: Part, record: dict[str, Any]) -> bool:
     )
 
 
-def _counts(dataset: Dataset) -> Iterator[str]:
+def _counts(dataset: Dataset, removed: Set[str]) -> Iterator[str]:
     counts = dataset.counts()
     if counts.pending < 0:
         failed = sum(counts.failed.values())
-        yield f"{counts.done} images and {failed} failures are more than {counts.requests} requests"
+        ended = f"{counts.done} images, {failed} failures and {counts.removed} removed"
+        yield f"{ended} are more than {counts.requests} requests"
     rejects = len(dataset.rejects())
     if rejects != counts.rows_rejected:
         yield f"rejects.jsonl has {rejects} rows and job.toml says {counts.rows_rejected}"
-    for path in (dataset.seals_file, dataset.failures_file, dataset.rejects_file):
+    if removal_of(dataset):
+        yield "a removal was interrupted; the next command that writes the dataset goes through with it"
+    yield from (f"{name} was removed and stands in failures.jsonl" for name in dataset.failures().keys() & removed)
+    for path in (dataset.seals_file, dataset.failures_file, dataset.rejects_file, dataset.events_file):
         damaged = sum(value is None for value, _ in parse_lines(path))
         if damaged:
             yield f"{path.name}: {damaged} damaged lines"
@@ -123,6 +130,7 @@ def _part(part: Part, seen: set[str], types: dict[str, type], sources: dict[str,
 def _sources(part: Part, records: list[dict[str, Any]], seen: dict[str, str]) -> Iterator[str]:
     """Check the pictures that images were made from: those kept to make them again, and those beside an edit."""
     kept = Sources(part.dataset.folder)
+    lacking = may_lack(part.dataset.job)
     for record in records:
         hashes = record.get("source_sha256")
         if not isinstance(hashes, list):
@@ -131,7 +139,8 @@ def _sources(part: Part, records: list[dict[str, Any]], seen: dict[str, str]) ->
         for sha256 in hashes:
             path = kept.path(sha256)
             if sha256 not in seen:
-                seen[sha256] = "" if is_whole(path, sha256) else f"the source {path.name} is absent or another one"
+                fine = is_whole(path, sha256) or (lacking and not path.exists())
+                seen[sha256] = "" if fine else f"the source {path.name} is absent or another one"
             if seen[sha256]:
                 yield f"{part.name}/{record.get('file_name')}: {seen[sha256]}"
         beside = [name for name in files_of(record)[1:] if (part.folder / name).is_file()]
@@ -178,13 +187,17 @@ def _record(part: Part, record: dict[str, Any], types: dict[str, type]) -> Itera
         return
     if image.size != (record["width"], record["height"]):
         yield f"the image has {image.width}×{image.height} pixels, the record {record['width']}×{record['height']}"
-    if {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[path.suffix[1:]] != image.format:
+    if {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}.get(path.suffix[1:]) != image.format:
         yield f"the file is a {image.format}"
     # Files that are kept as they came may carry the recipe of the server.
     ours = part.dataset.job["steps"][0]["image_format"] != AS_RECEIVED
     recipe = embedded_recipe(image) if ours and not record.get("original") else None
     if recipe is not None and not recipe.pop("truncated", False):
-        wrong = [key for key, value in recipe.items() if record.get(key) != value]
+        # A merge may have left out columns.
+        wrong = [key for key, value in recipe.items() if record.get(key, value) != value]
+        if "id" in wrong and str(record["id"]).endswith(f":{recipe['id']}"):
+            # The name of its dataset stands before it since a merge.
+            wrong.remove("id")
         if wrong:
             yield f"the recipe in the file differs from the record: {', '.join(wrong)}"
 
@@ -206,8 +219,7 @@ def _load(dataset: Dataset, expected: int) -> Iterator[str]:
             train = loaded["train"]
             if len(train) != expected:
                 yield f"load_dataset finds {len(train)} images of {expected}"
-            records = {record["file_name"]: record for record in dataset}
-            columns = {_loaded_name(name) for name in next(iter(records.values()))}
+            columns = {_loaded_name(name) for name in next(iter(dataset))}
             if set(train.column_names) != columns:
                 yield f"load_dataset finds other columns: {', '.join(sorted(set(train.column_names) ^ columns))}"
             for position in {0, len(train) - 1}:

@@ -20,7 +20,7 @@ class Expression:
     def __init__(self, text: str, root: Node) -> None:
         """Only for `parse`."""
         self.text = text
-        self._root = root
+        self.root = root
 
     @classmethod
     def parse(cls, text: str) -> Expression:
@@ -30,16 +30,16 @@ class Expression:
     @property
     def columns(self) -> list[str]:
         """The names of the columns in it."""
-        return list(dict.fromkeys(column.name for column in self._root.columns()))
+        return list(dict.fromkeys(column.name for column in self.root.columns()))
 
     def check(self, schema: pa.Schema) -> None:
         """Raise UsageError for a column that is not there, or that is compared with something of another kind."""
         types = {field.name: kind_of(field.type) for field in schema}
-        for column in self._root.columns():
+        for column in self.root.columns():
             if column.name not in types:
                 hint = did_you_mean(column.name, types) or f"columns: {', '.join(types)}"
                 raise place_error(self.text, column.position, f"there is no column `{column.name}`", hint)
-        wrong = self._root.check(types)
+        wrong = self.root.check(types)
         if wrong:
             raise place_error(self.text, *wrong)
 
@@ -47,9 +47,9 @@ class Expression:
         """True, false or null for each row of a table with these columns."""
         import pyarrow as pa
 
-        found = self._root.mask(table)
+        found = self.root.mask(table)
         return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
 
     def causes(self, table: pa.Table) -> list[Cause]:
         """Why each row of a table is not true; only for tables of which none is."""
-        return self._root.causes(table)
+        return self.root.causes(table)

@@ -10,61 +10,54 @@ import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagemill.errors import ImagemillError, UsageError, did_you_mean
-from imagemill.layouts.base import Content, Layout, Loaded, Picture, table_of, typed
+from imagemill.foreign.diffusiondb import (
+    EXTRA_TABLE,
+    KEYS,
+    OTHER_PICTURES,
+    OTHERS,
+    PART_SIZE,
+    SAMPLERS,
+    SCHEDULERS,
+    TABLES,
+    columns,
+    part_name,
+    parts_of,
+    read_foreign,
+)
+from imagemill.foreign.trees import check_name
+from imagemill.layouts.base import (
+    Content,
+    Layout,
+    Loaded,
+    Picture,
+    chosen,
+    picture_type,
+    read_tables,
+    table_of,
+    typed,
+    write_tables,
+)
 from imagemill.records import RECORD_KEYS, Record, files_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PART_SIZE = 1_000
-"""Images in a part."""
-SAMPLERS = {
-    "ddim": (1, "ddim"),
-    "plms": (2, "plms"),
-    "euler": (3, "k_euler"),
-    "euler_ancestral": (4, "k_euler_ancestral"),
-    "heun": (5, "k_heun"),
-    "dpm_2": (6, "k_dpm_2"),
-    "dpm_2_ancestral": (7, "k_dpm_2_ancestral"),
-    "lms": (8, "k_lms"),
-}
-"""Schedulers as the table and the JSON files of parts say them; all others are `_OTHERS`."""
-
-_OTHERS = (9, "others")
-_SCHEDULERS = {said: name for name, both in {**SAMPLERS, "": _OTHERS}.items() for said in both}
-_TABLES = ("metadata.parquet", "metadata-large.parquet")
-_EXTRA = "metadata-extra.parquet"
-_OTHER_PICTURES = "images-extra"
-_DIRECTORY = 10_000
-"""Parts in the first directory of the large layout."""
 _ROWS = 100_000
 """Rows in a row group of Parquet."""
-_KEYS = {
-    "prompt": "prompt",
-    "seed": "seed",
-    "step": "num_inference_steps",
-    "cfg": "guidance_scale",
-    "sampler": "scheduler",
-    "width": "width",
-    "height": "height",
-    "image_nsfw": "image_nsfw",
-    "prompt_nsfw": "prompt_nsfw",
-    "p": "prompt",
-    "se": "seed",
-    "c": "guidance_scale",
-    "st": "num_inference_steps",
-    "sa": "scheduler",
-}
-"""What the columns of the table, and the keys of the parts' JSON files, are called in a record."""
+_TABLE_ALONE = "metadata_only"
+"""What `load_dataset` calls the table without pictures, beside subsets."""
+_SHARD_BYTES, _GROUP_BYTES = 500_000_000, 100_000_000
+"""Bytes of images in a file of a subset, and in a row group of it."""
 _SINGLE = {"cfg", "image_nsfw", "prompt_nsfw"}
 """Columns of single precision."""
 _BITS = {"part_id": 16, "seed": 32, "step": 16, "width": 16, "height": 16}
@@ -88,22 +81,30 @@ class Diffusiondb(Layout):
     def write(self, content: Content, folder: Path) -> None:
         """Write `images/part-000001` and so on, `metadata.parquet`, and `metadata-extra.parquet` with whole records."""
         ((split, pictures),) = self._checked(content).items()
-        text = content.text + self._section(self.notes(content))
+        text = content.text + self._section(self.notes(content), bool(content.subsets))
         with (
             _written(folder / self._table, columns()) as add_rows,
-            _written(folder / _EXTRA, self._extra_columns(content.schema)) as add_records,
+            _written(folder / EXTRA_TABLE, self._extra_columns(content.schema)) as add_records,
         ):
             for number, part in enumerate(_parts(pictures), 1):
                 self._write_part(self._part(folder, number), part)
                 records = [self.exported(picture.record) for picture in part]
                 add_rows([self._row(record, number) for record in records])
                 add_records([_extra_row(record) for record in records])
-                _place_others(part, folder / _OTHER_PICTURES / f"part-{number:06d}")
-        replace(content, text=text).write_card(folder, {split: self._table})
+                _place_others(part, _others(folder, number))
+        for name, some in content.subsets.items():
+            (folder / "subsets").mkdir(exist_ok=True)
+            rows = self._subset_rows(pictures, some)
+            write_tables(rows, _subset_columns(), folder / "subsets" / name, _SHARD_BYTES, _GROUP_BYTES)
+        configs = {name: f"subsets/{name}-*.parquet" for name in content.subsets}
+        if configs:
+            configs[_TABLE_ALONE] = self._table
+        told = {name: {"data_files": [{"split": split, "path": path}]} for name, path in configs.items()}
+        replace(content, text=text).write_card(folder, {split: self._table}, configs=told)
 
     def read(self, folder: Path, split: str) -> Iterator[Loaded]:
         """Read both tables, the parts' JSON files and the images; what they say differently is taken as different."""
-        rows = zip(_rows(folder / self._table), _rows(folder / _EXTRA), strict=True)
+        rows = zip(_rows(folder / self._table), _rows(folder / EXTRA_TABLE), strict=True)
         numbered = ((row["part_id"] or place // PART_SIZE + 1, row, extra) for place, (row, extra) in enumerate(rows))
         for number, group in groupby(numbered, key=itemgetter(0)):
             path = self._part(folder, number)
@@ -114,10 +115,36 @@ class Diffusiondb(Layout):
                     if name not in entries:
                         raise ImagemillError(f"`{path.name}.json` says nothing of `{name}`", "export it again")
                     record = self._record(row, extra, entries[name])
-                    others = [other for other in files_of(record) if other != record["file_name"]]
-                    place = folder / _OTHER_PICTURES / path.name
-                    files = {other: (place / other).read_bytes() for other in others}
-                    yield Loaded(record, {record["file_name"]: read(name), **files})
+                    yield Loaded(record, {record["file_name"]: read(name), **_read_others(record, folder, number)})
+
+    def read_subset(self, folder: Path, name: str) -> Iterator[Loaded]:
+        """Read its tables, and what else is known of its images."""
+        whole = enumerate(zip(_rows(folder / self._table), _rows(folder / EXTRA_TABLE), strict=True))
+        for row, _ in read_tables(folder / "subsets", name):
+            image = row.pop("image")
+            found = next((item for item in whole if item[1][0]["image_name"] == image["path"]), None)
+            if found is None:
+                raise ImagemillError(f"`{self._table}` says nothing of `{image['path']}`", "export it again")
+            place, (known, extra) = found
+            if row != known:
+                raise ImagemillError(f"`{self._table}` says something else of `{image['path']}`", "export it again")
+            record = self._record(row, extra, {})
+            others = _read_others(record, folder, place // PART_SIZE + 1)
+            yield Loaded(record, {record["file_name"]: image["bytes"], **others})
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """The column with names."""
+        return frozenset({self.user_column} - {""})
+
+    def check_conversion(self, image_format: str | None, quality: int | None) -> None:
+        """Raise UsageError for JPEG, and for WebP that loses something."""
+        if image_format == "jpeg" or (image_format == "webp" and quality is not None):
+            lossy = "JPEG" if image_format == "jpeg" else f"WebP of quality {quality}"
+            raise UsageError(
+                f"diffusiondb holds images without loss, as PNG or lossless WebP, got: {lossy}",
+                "`--image-format webp` without `--quality` loses nothing",
+            )
 
     def exported(self, record: Record) -> Record:
         """A record as it leaves: nobody's name in clear."""
@@ -136,7 +163,7 @@ class Diffusiondb(Layout):
             for picture in part:
                 row = self._row(picture.record, number)
                 absent.update(name for name in _BITS if row[name] is None)
-                if row["sampler"] == _OTHERS[0]:
+                if row["sampler"] == OTHERS[0]:
                     schedulers[picture.record["scheduler"] or "unknown"] += 1
         notes = [
             f"`{name}` is null for {_images(absent[name])}: it holds integers from 0 to {2**bits - 1:,} only"
@@ -147,6 +174,15 @@ class Diffusiondb(Layout):
             names = ", ".join(f"`{name}`" for name in sorted(schedulers))
             notes.append(f"`sampler` is 9, others, for {_images(schedulers.total())}: {names}")
         return notes
+
+    def _subset_rows(
+        self, pictures: Iterable[Picture], some: Iterable[Picture]
+    ) -> Iterator[tuple[dict[str, Any], int]]:
+        """The rows of a subset with their pictures, and the bytes of these."""
+        for place, picture in chosen(enumerate(pictures), some):
+            row = self._row(picture.record, place // PART_SIZE + 1)
+            data = picture.read(picture.record["file_name"])
+            yield {"image": {"bytes": data, "path": row["image_name"]}, **row}, len(data)
 
     def _checked(self, content: Content) -> Mapping[str, Iterable[Picture]]:
         """The only split; raises UsageError for splits and columns that cannot be in this layout."""
@@ -173,11 +209,10 @@ class Diffusiondb(Layout):
 
     @property
     def _table(self) -> str:
-        return _TABLES[self.large]
+        return TABLES[self.large]
 
     def _part(self, folder: Path, number: int) -> Path:
-        directory = f"diffusiondb-large-part-{1 if number <= _DIRECTORY else 2}" if self.large else "images"
-        return folder / directory / f"part-{number:06d}"
+        return folder / part_name(number, self.large)
 
     def _write_part(self, path: Path, pictures: Iterable[Picture]) -> None:
         named = {image_name(picture.record): picture for picture in pictures}
@@ -209,7 +244,7 @@ class Diffusiondb(Layout):
             "prompt": record["prompt"],
             **{name: value if 0 <= value < 2 ** _BITS[name] else None for name, value in numbers.items()},
             "cfg": record["guidance_scale"],
-            "sampler": SAMPLERS.get(record["scheduler"], _OTHERS)[0],
+            "sampler": SAMPLERS.get(record["scheduler"], OTHERS)[0],
             "user_name": self.exported(record).get(self.user_column) or None,
             "timestamp": self._time(record),
             "image_nsfw": record.get("image_nsfw"),
@@ -220,13 +255,13 @@ class Diffusiondb(Layout):
         """The record out of all three places where it stands; one that says something else is heard."""
         record = {_original(name): value for name, value in extra.items() if name != "image_name"}
         expected = {**self._row(record, 0), **_entry(record), "image_name": image_name(record), "part_id": None}
-        keys = {**_KEYS, "user_name": self.user_column, "timestamp": self.timestamp_column}
+        keys = {**KEYS, "user_name": self.user_column, "timestamp": self.timestamp_column}
         for name, value in {**row, **entry}.items():
             meant = expected[name]
             if name in _SINGLE and meant is not None:
                 meant = _single(meant)
             if name in keys and value != meant:
-                record[keys[name]] = _SCHEDULERS.get(value, value) if keys[name] == "scheduler" else value
+                record[keys[name]] = SCHEDULERS.get(value, value) if keys[name] == "scheduler" else value
         return record
 
     def _time(self, record: Record) -> datetime | None:
@@ -252,39 +287,34 @@ class Diffusiondb(Layout):
         kinds.update({self.user_column: pa.string()} if self.user_column in kinds else {})
         return pa.schema([("image_name", pa.string()), *((_renamed(name), kind) for name, kind in kinds.items())])
 
-    def _section(self, notes: Iterable[str]) -> str:
+    def _section(self, notes: Iterable[str], subsets: bool) -> str:
         """What the card says of the layout."""
+        more = f" Subsets have these columns with the picture, `{_TABLE_ALONE}` without." if subsets else ""
         text = (
             f"\n## Layout\n\nImages lie in parts of {PART_SIZE:,}, as in "
             f"[DiffusionDB](https://huggingface.co/datasets/poloclub/diffusiondb), and `{self._table}` has its 13 "
-            f"columns. What is not known is null there. `{_EXTRA}` holds the whole records, by `image_name`, and so "
-            "what those columns cannot hold"
+            f"columns. What is not known is null there.{more} `{EXTRA_TABLE}` holds the whole records, by "
+            "`image_name`, and so what those columns cannot hold"
         )
         remarks = "".join(f"* {note}\n" for note in notes)
         return f"{text}:\n\n{remarks}" if remarks else f"{text}.\n"
 
+    @classmethod
+    def splits(cls, source: Path) -> list[str]:
+        """The only split of parts with their JSON files, as folders or archives."""
+        return ["train"] if parts_of(source) else []
 
-def columns() -> pa.Schema:
-    """The columns of `metadata.parquet`."""
+    @classmethod
+    def foreign(cls, source: Path, split: str) -> Iterator[Loaded]:
+        """Read the parts that are there, with what the tables say of them."""
+        return read_foreign(source)
+
+
+def _subset_columns() -> pa.Schema:
+    """The columns of subsets: with the picture."""
     import pyarrow as pa
 
-    return pa.schema(
-        [
-            ("image_name", pa.string()),
-            ("prompt", pa.string()),
-            ("part_id", pa.uint16()),
-            ("seed", pa.uint32()),
-            ("step", pa.uint16()),
-            ("cfg", pa.float32()),
-            ("sampler", pa.uint8()),
-            ("width", pa.uint16()),
-            ("height", pa.uint16()),
-            ("user_name", pa.string()),
-            ("timestamp", pa.timestamp("us", "UTC")),
-            ("image_nsfw", pa.float32()),
-            ("prompt_nsfw", pa.float32()),
-        ]
-    )
+    return pa.schema([pa.field("image", picture_type()), *columns()])
 
 
 def image_name(record: Record) -> str:
@@ -305,34 +335,20 @@ def hashed(user: str) -> str:
     return user if re.fullmatch(r"[0-9a-fA-F]{64}", user) else hashlib.sha256(user.encode()).hexdigest()
 
 
-def read_foreign(folder: Path) -> Iterator[Loaded]:
-    """Read what others have written in this layout: the parts that are there, as folders or archives, in their order.
-
-    Records have the keys of the parts' JSON files and those columns of the tables, where there are any, that hold
-    something, by the names they have in records. An image that is not in its part comes without its file.
-    """
-    import pyarrow.dataset as ds
-
-    tables = [ds.dataset(path) for path in map(folder.joinpath, _TABLES) if path.is_file()]
-    for part in sorted({path.with_suffix("") for path in folder.glob("*/part-[0-9]*")}):
-        wanted = ds.field("part_id") == int(part.name.removeprefix("part-"))
-        rows = {row["image_name"]: row for one in tables for row in one.to_table(filter=wanted).to_pylist()}
-        with opened(part) as read:
-            for name, entry in json.loads(read(f"{part.name}.json")).items():
-                files = {}
-                with suppress(KeyError, FileNotFoundError):
-                    files[name] = read(name)
-                yield Loaded(_foreign(name, rows.get(name, {}), entry), files)
-
-
 @contextmanager
 def opened(part: Path) -> Iterator[Callable[[str], bytes]]:
     """Open a part, be it a folder or a ZIP archive, to read its files by name."""
     if part.is_dir():
-        yield lambda name: (part / name).read_bytes()
+        yield partial(_inside, part)
     else:
         with zipfile.ZipFile(f"{part}.zip") as archive:
             yield archive.read
+
+
+def _inside(folder: Path, name: str) -> bytes:
+    """What a file holds; raises ValueError for a name that leads out of the folder."""
+    check_name(name)
+    return (folder / name).read_bytes()
 
 
 @contextmanager
@@ -372,6 +388,16 @@ def _parts(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
         yield part
 
 
+def _others(folder: Path, part: int) -> Path:
+    """Where the pictures are that DiffusionDB has no place for."""
+    return folder / OTHER_PICTURES / f"part-{part:06d}"
+
+
+def _read_others(record: Record, folder: Path, part: int) -> dict[str, bytes]:
+    names = [name for name in files_of(record) if name != record["file_name"]]
+    return {name: _inside(_others(folder, part), name) for name in names}
+
+
 def _place_others(pictures: Iterable[Picture], folder: Path) -> None:
     """Keep the pictures that DiffusionDB has no place for, such as those that others were made from."""
     for picture in pictures:
@@ -388,18 +414,8 @@ def _entry(record: Record) -> dict[str, Any]:
         "se": record["seed"],
         "c": record["guidance_scale"],
         "st": record["num_inference_steps"],
-        "sa": SAMPLERS.get(record["scheduler"], _OTHERS)[1],
+        "sa": SAMPLERS.get(record["scheduler"], OTHERS)[1],
     }
-
-
-def _foreign(name: str, row: Mapping[str, Any], entry: Mapping[str, Any]) -> Record:
-    record: Record = {"file_name": name}
-    for key, value in {**row, **entry}.items():
-        if value is not None and key not in {"image_name", "part_id"}:
-            record[_KEYS.get(key, key)] = _SCHEDULERS.get(value, value) if key in {"sampler", "sa"} else value
-    if "timestamp" in record:
-        record["timestamp"] = record["timestamp"].isoformat()
-    return record
 
 
 def _member(name: str) -> zipfile.ZipInfo:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from imagemill.layouts.base import Content, Layout, Loaded, Picture, table_of, typed
+from imagemill.foreign.tables import read_tables as read_foreign_tables
+from imagemill.foreign.tables import table_splits
+from imagemill.layouts.base import (
+    Content,
+    Layout,
+    Loaded,
+    Picture,
+    check_captions,
+    is_picture,
+    picture_type,
+    read_tables,
+    typed,
+    with_text,
+    without_text,
+    write_tables,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,72 +39,59 @@ class Parquet(Layout):
     shard_bytes: int = Field(500_000_000, ge=1)
     """Bytes of images in one file, at most; a file holds at least one image."""
 
+    caption_column: str = ""
+    """A column of texts that is written once more as `text`, where trainers look for captions."""
+
     def write(self, content: Content, folder: Path) -> None:
-        """Write `data/SPLIT-00000-of-00003.parquet` and so on."""
+        """Write `data/SPLIT-00000-of-00003.parquet` and so on, and subsets in the same way."""
+        if self.caption_column:
+            check_captions(content.schema, self.caption_column, "parquet")
+        schema = _schema(typed(content.schema), bool(self.caption_column))
         (folder / "data").mkdir()
         for split, pictures in content.splits.items():
-            shards = self._write_split(pictures, typed(content.schema), folder / "data" / split)
-            for number, shard in enumerate(shards):
-                shard.rename(folder / "data" / f"{split}-{number:05d}-of-{len(shards):05d}.parquet")
-        content.write_card(folder, {split: f"data/{split}-*.parquet" for split in content.splits})
+            write_tables(self._rows(pictures), schema, folder / "data" / split, self.shard_bytes, _GROUP_BYTES)
+        for name, pictures in content.subsets.items():
+            (folder / "subsets").mkdir(exist_ok=True)
+            write_tables(self._rows(pictures), schema, folder / "subsets" / name, self.shard_bytes, _GROUP_BYTES)
+        files = {split: f"data/{split}-*.parquet" for split in content.splits}
+        subsets = {
+            name: {"data_files": [{"split": split, "path": f"subsets/{name}-*.parquet"} for split in files]}
+            for name in content.subsets
+        }
+        content.write_card(folder, files, configs=subsets)
 
     def read(self, folder: Path, split: str) -> Iterator[Loaded]:
         """Read records and files from the tables."""
-        import pyarrow.parquet as pq
+        return self._read(folder / "data", split)
 
-        for path in sorted((folder / "data").glob(f"{split}-*.parquet")):
-            with pq.ParquetFile(path) as file:
-                keys = {field.name: _key(field) for field in file.schema_arrow}
-                for number in range(file.num_row_groups):
-                    for row in file.read_row_group(number).to_pylist():
-                        yield _loaded(row, keys)
+    def read_subset(self, folder: Path, name: str) -> Iterator[Loaded]:
+        """Read records and files from the tables."""
+        return self._read(folder / "subsets", name)
 
-    def _write_split(self, pictures: Iterable[Picture], records: pa.Schema, start: Path) -> list[Path]:
-        import pyarrow.parquet as pq
+    def _read(self, folder: Path, name: str) -> Iterator[Loaded]:
+        keys: dict[str, str] = {}
+        for row, schema in read_tables(folder, name):
+            keys = keys or {field.name: _key(field) for field in schema}
+            loaded = _loaded(row, keys)
+            yield replace(loaded, record=without_text(loaded.record, self.caption_column))
 
-        schema = _schema(records)
-        leaves = {leaf: field.type for field in schema for leaf in _leaves(field)}
-        pixels = {leaf for field in schema for leaf in _leaves(field) if _is_picture(field.type)}
-        options: dict[str, Any] = {
-            "compression": {leaf: "none" if leaf in pixels else "snappy" for leaf in leaves},
-            "use_dictionary": [leaf for leaf in leaves if leaf not in pixels],
-            "write_statistics": [leaf for leaf in leaves if leaf not in pixels],
-            "write_page_index": True,
-        }
-        shards: list[Path] = []
-        writer: pq.ParquetWriter | None = None
-        room = 0
-        try:
-            for rows, size in _groups(pictures, min(_GROUP_BYTES, self.shard_bytes)):
-                if writer is None or size > room:
-                    if writer:
-                        writer.close()
-                    shards.append(start.with_name(f"{start.name}-{len(shards):05d}.parquet"))
-                    writer = pq.ParquetWriter(shards[-1], schema, **options)
-                    room = self.shard_bytes
-                writer.write_table(table_of(rows, schema))
-                room -= size
-        finally:
-            if writer:
-                writer.close()
-        return shards
+    def _rows(self, pictures: Iterable[Picture]) -> Iterator[tuple[dict[str, Any], int]]:
+        """Rows of the tables, with the bytes of their pictures."""
+        for picture in pictures:
+            files = {name: {"bytes": picture.read(name), "path": name} for name in picture.files}
+            record = with_text(picture.record, self.caption_column)
+            row = {_column(key): _filled(key, value, files) for key, value in record.items()}
+            yield row, sum(len(file["bytes"]) for file in files.values())
 
+    @classmethod
+    def splits(cls, source: Path) -> list[str]:
+        """The splits of Parquet or Arrow files with pictures in them."""
+        return table_splits(source)
 
-def _groups(pictures: Iterable[Picture], most: int) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Rows that make a row group together, with the bytes of their images."""
-    rows: list[dict[str, Any]] = []
-    held = 0
-    for picture in pictures:
-        files = {name: {"bytes": picture.read(name), "path": name} for name in picture.files}
-        row = {_column(key): _filled(key, value, files) for key, value in picture.record.items()}
-        size = sum(len(file["bytes"]) for file in files.values())
-        if rows and held + size > most:
-            yield rows, held
-            rows, held = [], 0
-        rows.append(row)
-        held += size
-    if rows:
-        yield rows, held
+    @classmethod
+    def foreign(cls, source: Path, split: str) -> Iterator[Loaded]:
+        """Read a split of Parquet or Arrow files with pictures in them."""
+        return read_foreign_tables(source, split)
 
 
 def _filled(key: str, value: Any, files: dict[str, dict[str, Any]]) -> Any:
@@ -123,52 +125,24 @@ def _key(field: pa.Field) -> str:
     """The key of a record that a column stands for."""
     import pyarrow as pa
 
-    if not _is_picture(field.type):
+    if not is_picture(field.type):
         return str(field.name)
     many = "file_names" if pa.types.is_list(field.type) else "file_name"
     return many if field.name in {"image", "images"} else f"{field.name}_{many}"
 
 
-def _schema(records: pa.Schema) -> pa.Schema:
-    """The columns of the tables, with what `datasets` reads its own types from."""
+def _schema(records: pa.Schema, captions: bool) -> pa.Schema:
+    """The columns of the tables."""
     import pyarrow as pa
 
-    # In this order and with these types, or `datasets` sees a dictionary.
-    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     fields = []
     for field in records:
         kind = field.type
         if field.name.endswith("file_name"):
-            kind = picture
+            kind = picture_type()
         elif field.name.endswith("file_names"):
-            kind = pa.list_(picture)
+            kind = pa.list_(picture_type())
         fields.append(pa.field(_column(field.name), kind))
-    told = {"info": {"features": {field.name: _feature(field.type) for field in fields}}}
-    return pa.schema(fields, {"huggingface": json.dumps(told)})
-
-
-def _feature(kind: pa.DataType) -> dict[str, Any]:
-    """A type in the words of `datasets`."""
-    import pyarrow as pa
-
-    if pa.types.is_list(kind):
-        return {"feature": _feature(kind.value_type), "_type": "List"}
-    if pa.types.is_struct(kind):
-        return {"_type": "Image"}
-    return {"dtype": "float64" if pa.types.is_float64(kind) else str(kind), "_type": "Value"}
-
-
-def _is_picture(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_struct(kind.value_type if pa.types.is_list(kind) else kind))
-
-
-def _leaves(field: pa.Field) -> list[str]:
-    """The columns of Parquet that hold a column."""
-    import pyarrow as pa
-
-    path, kind = field.name, field.type
-    while pa.types.is_list(kind):
-        path, kind = f"{path}.list.element", kind.value_type
-    return [f"{path}.bytes", f"{path}.path"] if pa.types.is_struct(kind) else [path]
+    if captions and "text" not in records.names:
+        fields.append(pa.field("text", pa.string()))
+    return pa.schema(fields)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from imagemill.errors import ImagemillError, UsageError
-from imagemill.layouts.base import Content, Layout, Loaded, Picture, typed
+from imagemill.foreign.tars import read_tars, tar_splits
+from imagemill.layouts.base import Content, Layout, Loaded, Picture, check_captions, typed
 from imagemill.records import Record, to_json
 
 if TYPE_CHECKING:
@@ -39,23 +40,50 @@ class Webdataset(Layout):
 
     shard_bytes: int = Field(1_000_000_000, ge=1)
     """Bytes of one tar file, at most; it holds at least one sample."""
+    caption_column: str = "prompt"
+    """The column whose texts are the captions, `.txt`."""
 
     def write(self, content: Content, folder: Path) -> None:
         """Write `SPLIT-000000.tar` and so on, each with `SPLIT-000000.idx`, which says where everything lies in it."""
+        if self.caption_column != "prompt":
+            check_captions(content.schema, self.caption_column, "webdataset", adds_text=False)
         pictures = chain.from_iterable(content.splits.values())
         first = next(iter(pictures)).record
-        for split in content.splits:
-            self._write_split(_samples(content.splits[split], first), folder / split)
-        content.write_card(
-            folder, {split: f"{split}-*.tar" for split in content.splits}, _features(first, typed(content.schema))
-        )
+        for split, found in content.splits.items():
+            self._write_split(self._samples(found, first), folder / split)
+        for name, found in content.subsets.items():
+            (folder / "subsets").mkdir(exist_ok=True)
+            self._write_split(self._samples(found, first), folder / "subsets" / name)
+        subsets = {
+            name: {"data_files": [{"split": split, "path": f"subsets/{name}-*.tar"} for split in content.splits]}
+            for name in content.subsets
+        }
+        features = _features(first, typed(content.schema))
+        content.write_card(folder, {split: f"{split}-*.tar" for split in content.splits}, features, subsets)
 
     def read(self, folder: Path, split: str) -> Iterator[Loaded]:
-        """Read records and files from the tar files; raises ImagemillError where an index says something else."""
+        """Read records and files from the tar files.
+
+        Raises ImagemillError where an index, a key or a caption says something else.
+        """
         for path in sorted(folder.glob(f"{split}-*.tar")):
-            for _, members in read_samples(path):
+            for key, members in read_samples(path):
                 record = json.loads(members["json"])
+                if key != PurePosixPath(record["file_name"]).stem or members["txt"] != self._caption(record):
+                    raise ImagemillError(f"`{path}`: `{key}` is not as its record says", "export it again")
                 yield Loaded(record, {name: members[suffix] for suffix, name in _members(record).items()})
+
+    def read_subset(self, folder: Path, name: str) -> Iterator[Loaded]:
+        """Read records and files from its own tar files."""
+        return self.read(folder / "subsets", name)
+
+    def _samples(self, pictures: Iterable[Picture], first: Record) -> Iterator[Sample]:
+        """What each picture is in a shard."""
+        for key, held, record in _checked(pictures, first):
+            yield key, {**held, "json": to_json(record).encode(), "txt": self._caption(record)}
+
+    def _caption(self, record: Record) -> bytes:
+        return (record[self.caption_column] or "").encode()
 
     def _write_split(self, samples: Iterable[Sample], start: Path) -> None:
         shard: _Shard | None = None
@@ -73,6 +101,16 @@ class Webdataset(Layout):
         finally:
             if shard:
                 shard.file.close()
+
+    @classmethod
+    def splits(cls, source: Path) -> list[str]:
+        """The splits of tar files of samples."""
+        return tar_splits(source)
+
+    @classmethod
+    def foreign(cls, source: Path, split: str) -> Iterator[Loaded]:
+        """Read a split of tar files of samples."""
+        return read_tars(source, split, _members)
 
 
 class _Shard:
@@ -162,8 +200,8 @@ def _whole(size: int) -> int:
     return size + -size % _RECORD
 
 
-def _samples(pictures: Iterable[Picture], first: Record) -> Iterator[Sample]:
-    """What each picture is in a shard; raises UsageError where its files are of other kinds than those of the first.
+def _checked(pictures: Iterable[Picture], first: Record) -> Iterator[tuple[str, dict[str, bytes], Record]]:
+    """Key, pictures by suffix and record of each; raises UsageError where they are of other kinds than the first.
 
     Readers take the kinds of members, and so columns, from the first samples.
     """
@@ -177,19 +215,23 @@ def _samples(pictures: Iterable[Picture], first: Record) -> Iterator[Sample]:
                 f"{_said(expected)}, and `{record['file_name']}` has {_said(members)}",
                 "`--image-format png` makes the formats equal; the layout `parquet` holds pictures of any number",
             )
+        if unnamed := sorted({*picture.files} - {*members.values()}):
+            raise UsageError(
+                f"webdataset: `{unnamed[0]}` of `{record['file_name']}` would be called like another of its files",
+                "the layout `parquet` holds both",
+            )
         key = PurePosixPath(record["file_name"]).stem
         # A point would end the key there, and make one sample of many.
         if not re.fullmatch(r"[\w-]{1,80}", key, re.ASCII):
             raise UsageError(f"webdataset: `{key}` cannot be a key", "use 80 letters, digits, `_` and `-` at most")
-        held = {suffix: picture.read(name) for suffix, name in members.items()}
-        yield key, {**held, "json": to_json(record).encode(), "txt": record["prompt"].encode()}
+        yield key, {suffix: picture.read(name) for suffix, name in members.items()}, record
 
 
 def _said(suffixes: Iterable[str]) -> str:
     return ", ".join(f"`{suffix}`" for suffix in suffixes)
 
 
-def _members(record: Record) -> dict[str, str]:
+def _members(record: Mapping[str, Any]) -> dict[str, str]:
     """The files that a record names, each once, by what stands behind the key in a shard: `png`, `input.png`."""
     fields: dict[str, str] = {}
     for key, value in record.items():

@@ -10,7 +10,7 @@ from imagemill.dataset.journal import ColumnJournal, blanks_of
 from imagemill.errors import UsageError
 from imagemill.records import MADE_KEYS, RECORD_KEYS, SOURCE_IMAGES, SOURCE_KEYS, safe_column
 
-_FREE = ("operator", "columns", "scores", "meanings", "model_parameters", "base_url")
+_FREE = ("operator", "columns", "scores", "meanings", "model_parameters", "base_url", "license")
 """What need not be the same when a column is continued, or is compared by its parts."""
 
 

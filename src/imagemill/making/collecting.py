@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ from imagemill.dataset.differences import check_same
 from imagemill.dataset.folder import FORMAT
 from imagemill.dataset.sources import Sources
 from imagemill.making.execution import raise_if_all_failed
+from imagemill.making.importing import STEP
 from imagemill.making.intake import output_for, place_of, table_name, with_pictures
 from imagemill.making.preparation import later_columns
 from imagemill.models.base import ModelInfo
@@ -26,18 +27,6 @@ from imagemill.tables.readers import rows_of
 
 _NOBODY = ModelInfo("", "", 1, 1, 0, 0.0, "", 1, most_images=1)
 """Stands for the model where nothing is made."""
-_STEP: Mapping[str, Any] = {
-    "operator": "import",
-    "model": "",
-    "model_revision": "",
-    "license": "unknown",
-    "seed": 0,
-    "image_format": "png",
-    "metadata": False,
-    "mark": False,
-    "model_parameters": {},
-    "batch_sizes": {},
-}
 
 
 class Pictures(PictureTable):
@@ -77,7 +66,7 @@ def collect(source: str | Path | Iterable[Any], output: str | Path) -> Dataset:
     job: dict[str, Any] = {
         "format": FORMAT,
         "input": {"table": table_name(source), "sha256": read.sha256},
-        "steps": [dict(_STEP)],
+        "steps": [{**STEP, "image_format": "png"}],
         "plan": {"rows_read": read.rows_read, "rows_accepted": len(rows), "requests": requests},
     }
     with Dataset.create(folder):
@@ -89,10 +78,14 @@ def collect(source: str | Path | Iterable[Any], output: str | Path) -> Dataset:
         Dataset.write_job(folder, job)
         dataset = Dataset(folder)
         dataset.recover()
-        taken = with_pictures(replace(read, rows=rows), Sources(folder), base_of(source), options, _NOBODY, take=True)
+        # Pictures that were taken down do not come back.
+        there = replace(read, rows=[row for row in rows if row.index not in dataset.removed_rows])
+        found_rows = with_pictures(there, Sources(folder), base_of(source), options, _NOBODY, take=True)
+        by_place = {row.index: row for row in found_rows}
+        taken = [by_place.get(row.index, row) for row in rows]
         maker, later = Maker("", "", {}), later_columns(job)
         out = Output(folder, maker, "png", metadata=False, mark=False, per_row_guidance=False, later_columns=later)
-        produce(dataset, pending_requests(dataset, Plan(taken, options, sampling).requests()), None, out, None)
+        produce(dataset, pending_requests(dataset, Plan(taken, options, sampling)), None, out, None)
     return dataset
 
 

@@ -11,8 +11,8 @@ from imagemill.captions import said
 from imagemill.dataset.files import append_lines, drop_torn, read_lines
 from imagemill.executors.base import Executor, Sink
 from imagemill.models.base import Question, Reply, TextModel
-from imagemill.plan import derive_seed
 from imagemill.records import FailureReason
+from imagemill.seeds import derive_seed
 
 Described = tuple[tuple[str, ...], tuple[FailureReason, str] | None]
 """Captions, or why there are none."""

@@ -15,6 +15,7 @@ from imagemill.dataset import Dataset
 from imagemill.dataset.differences import check_same
 from imagemill.dataset.files import write_file
 from imagemill.dataset.journal import ColumnJournal, blanks_of
+from imagemill.dataset.removal import remove_rest
 from imagemill.dataset.sources import Sources
 from imagemill.environment import cuda_devices, environment
 from imagemill.errors import LimitReached, SomeFailed
@@ -69,14 +70,15 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
         Dataset.write_job(folder, prepared.job)
         dataset = Dataset(folder)
         dataset.recover()
+        remove_rest(dataset, plan.of_rows(dataset.removed_rows))
         with dataset.lock_held():
             for step in prepared.job["steps"][1:]:
                 # An interrupted step may have left it to some parts.
                 ColumnJournal(dataset, blanks_of(step)).settle()
         if prepared.quota:
             return _filled(prepared, prepared.quota, plan, dataset, output, progress)
-        pending = pending_requests(dataset, plan.requests())
-        now = pending[: prepared.options.max_images]
+        pending = pending_requests(dataset, plan)
+        now = pending.first(prepared.options.max_images)
         report = produce(dataset, now, prepared.model, output, prepared.executor, progress)
         _check_limit(report, len(pending) - len(now))
         return report
@@ -124,10 +126,11 @@ def raise_if_all_failed(dataset: Dataset) -> None:
 def _taken_in(prepared: Prepared) -> Plan:
     """The plan with the pictures brought into the dataset, and with what has been seen in them."""
     options, plan, folder = prepared.options, prepared.plan, prepared.output.folder
-    if not plan.rows[0].samples[0].sources:
+    if not plan.pictorial:
         return plan
     # Of what `limit` and `sample` leave out nothing is needed but its seeds.
-    chosen = replace(prepared.table, rows=list(plan.rows))
+    removed = Dataset(folder).removed_rows if (folder / "job.toml").is_file() else set()
+    chosen = replace(prepared.table, rows=[row for row in plan.rows if row.index not in removed])
     rows = with_pictures(chosen, Sources(folder), prepared.base, options, prepared.info, take=True)
     rows = options.described(rows, prepared.job["steps"][0], folder, prepared.executor)
     by_id = {row.id: row for row in rows}

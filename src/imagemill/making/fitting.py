@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from imagemill.errors import UsageError, did_you_mean
 from imagemill.images import MAX_PIXELS
 from imagemill.models.base import ModelInfo
-from imagemill.plan import Plan
-from imagemill.records import SEED_LIMIT, Denoising, Row, Size
+from imagemill.plan import Plan, kinds
+from imagemill.records import SEED_LIMIT, Denoising, Request, Row, Size
 from imagemill.tables.columns import TableOptions
 
 _TAKES = {
@@ -63,14 +63,15 @@ def complete(options: TableOptions, info: ModelInfo, step: Mapping[str, Any]) ->
 def check_requests(operator: str, plan: Plan, info: ModelInfo) -> None:
     """Raise UsageError for a size or a scheduler the model does not have, before anything is loaded."""
     asked = plan.sampling.model_dump()
-    kinds = {
-        (request.scheduler, *(() if request.columns.get("source_image") else request.size)): request
-        for request in plan.requests()
-        if not request.original
-    }
-    for (scheduler, *size), request in kinds.items():
-        own = [asked["scheduler"], *(asked[name] for name in ("width", "height")[: len(size)])] != [scheduler, *size]
-        where = f"{operator}: row `{request.id}`:" if own else f"{operator}:"
+    asked_for: dict[tuple[Any, ...], Request] = {}
+    for requests, _ in plan.examples():
+        for request in requests:
+            if not request.original:
+                own = () if request.columns.get("source_image") else request.size
+                asked_for.setdefault((request.scheduler, *own), request)
+    for (scheduler, *size), request in asked_for.items():
+        usual = [asked["scheduler"], *(asked[name] for name in ("width", "height")[: len(size)])] == [scheduler, *size]
+        where = f"{operator}:" if usual else f"{operator}: row `{request.id}`:"
         if info.schedulers and scheduler not in info.schedulers:
             raise UsageError(
                 f"{where} `scheduler`: `{info.name}` has no `{scheduler}`",
@@ -99,22 +100,23 @@ def _check_size(where: str, size: Size, info: ModelInfo) -> None:
         raise UsageError(f"{where} {width}×{height} are more than {MAX_PIXELS:,} pixels", "ask for a smaller size")
 
 
-def left_out(unused: Iterable[str], options: TableOptions, rows: Iterable[Row], info: ModelInfo) -> list[str]:
+def left_out(unused: Iterable[str], options: TableOptions, rows: Sequence[Row], info: ModelInfo) -> list[str]:
     """Say what was asked for and the model does not take."""
+    alike = [row for row, _ in kinds(rows)]
     given = {name: getattr(options, name) for name in options.sampling.model_fields}
     asked = {
-        "negative_prompt": bool(given["negative_prompt"]) or any(row.negative_prompt for row in rows),
-        "seed": given["seed"] >= 0 or any("seed" in row.overrides for row in rows),
+        "negative_prompt": bool(given["negative_prompt"]) or any(row.negative_prompt for row in alike),
+        "seed": given["seed"] >= 0 or any("seed" in row.overrides for row in alike),
     }
     for name in ("guidance_scale", "num_inference_steps", "scheduler", "strength"):
-        asked[name] = given.get(name) is not None or any(name in row.overrides for row in rows)
+        asked[name] = given.get(name) is not None or any(name in row.overrides for row in alike)
     return [f"`{info.name}` takes no `{name}`: images and records have none" for name in unused if asked[name]]
 
 
 def unguided(plan: Plan, info: ModelInfo) -> list[str]:
     """Say that negative prompts were asked for where they have no effect."""
-    asked = bool(plan.sampling.negative_prompt) or any(row.negative_prompt for row in plan.rows)
-    low = any(request.guidance_scale <= info.guided_above for request in plan.requests())
+    asked = bool(plan.sampling.negative_prompt) or any(row.negative_prompt for row, _ in plan.kinds)
+    low = any(request.guidance_scale <= info.guided_above for requests, _ in plan.examples() for request in requests)
     if not (asked and low and info.takes_negative_prompt):
         return []
     return [f"no negative prompt has an effect at a guidance scale of {info.guided_above:g} or less: records have none"]

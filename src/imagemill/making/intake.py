@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from imagemill.tables.pictures import Opener
 
 def with_pictures(
     table: Table, sources: Sources, base: Path, options: TableOptions, info: ModelInfo, take: bool = False
-) -> list[Row]:
+) -> Sequence[Row]:
     """Rows whose samples know their pictures: with `take` these are brought into the dataset, else only looked at."""
     if not isinstance(options, PictureTable):
         return table.rows

@@ -65,9 +65,9 @@ class Making(TableOptions):
     def check_model(self, info: ModelInfo) -> None:
         """Raise UsageError when a model cannot do what the operator is for."""
 
-    def arranged(self, rows: Sequence[Row]) -> list[Row]:
+    def arranged(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Rows with what is to be made of each."""
-        return list(rows)
+        return rows
 
     def further(self, rows: Sequence[Row], known: Mapping[str, Any], workers: int) -> dict[str, Any]:
         """What else the step of the job says; `known` is the step as it was written down before."""
@@ -111,11 +111,11 @@ class Prepared:
     def estimate(self) -> tuple[float | None, int | None]:
         """Guess the seconds that are left and the bytes of all images; None for what nobody knows of the model."""
         pixels = steps = 0
-        for request in self.plan.requests():
-            if request.original:
-                continue
-            pixels += request.width * request.height
-            steps += request.width * request.height * (request.num_inference_steps or 1)
+        for requests, count in self.plan.examples():
+            for request in requests:
+                if not request.original:
+                    pixels += request.width * request.height * count
+                    steps += request.width * request.height * (request.num_inference_steps or 1) * count
         own = self.info.width * self.info.height
         seconds = size = None
         if self.info.seconds_per_image is not None:
@@ -127,14 +127,21 @@ class Prepared:
 
     def cost(self) -> float | None:
         """Guess the dollars that are left to pay; None when nobody knows a price."""
-        costs = [self.model.cost(request) for request in self.plan.requests() if not request.original]
-        known = [cost for cost in costs if cost is not None]
-        return sum(known) * self.pending / len(self.plan) if len(known) == len(costs) else None
+        total = 0.0
+        for requests, count in self.plan.examples():
+            for request in requests:
+                cost = 0.0 if request.original else self.model.cost(request)
+                if cost is None:
+                    return None
+                total += cost * count
+        return total * self.pending / len(self.plan)
 
     def calls(self) -> int:
         """Guess the calls that are left, where one can bring several images of a prompt."""
-        same = groupby(self.plan.requests(), lambda request: (request.row, request.prompt, request.size))
-        calls = sum(-(-len(list(group)) // self.info.batch_size) for _, group in same)
+        calls = 0
+        for requests, count in self.plan.examples():
+            same = groupby(requests, lambda request: (request.prompt, request.size))
+            calls += count * sum(-(-len(list(group)) // self.info.batch_size) for _, group in same)
         return round(calls * self.pending / len(self.plan))
 
     def expected_record(self) -> Record:
@@ -146,7 +153,7 @@ class Prepared:
     @property
     def pending(self) -> int:
         """Images still to be made."""
-        ended = self.counts.done + sum(self.counts.failed.values()) if self.counts else 0
+        ended = self.counts.requests - self.counts.pending if self.counts else 0
         return len(self.plan) - ended
 
 
@@ -221,7 +228,7 @@ def prepare(
             *read.talk,
             *left_out(unused, options, rows, info),
             *unguided(plan, info),
-            *unreadable(rows),
+            *(unreadable(rows) if plan.pictorial else []),
             *_unknown(folder, bool(found)),
         ],
     )

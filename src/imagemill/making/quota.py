@@ -20,10 +20,11 @@ from imagemill.expressions import Expression
 from imagemill.making.scoring import find_scorers, score_images, step_of
 from imagemill.models.base import Model
 from imagemill.output import Output
-from imagemill.plan import Plan, derive_seed
+from imagemill.plan import Plan
 from imagemill.produce import pending_requests, produce
 from imagemill.records import NO_SEED, Record, Request
 from imagemill.scorers.base import Scorer, scored_columns
+from imagemill.seeds import derive_seed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,13 +92,13 @@ def fill(
     total = Report(0)
     while True:
         tries.leave_out()
-        pending = pending_requests(dataset, (tries.next_of(request) for request in plan.requests()))
+        pending = pending_requests(dataset, plan, tries.next_of)
         spent = [request for request in pending if tries.count[request.name] >= quota.max_tries]
         if spent:
             dataset.append_failures(failure_line(request, "not_accepted", tries.last(request)) for request in spent)
             # Once more, since parts may be complete by it.
-            pending = pending_requests(dataset, (tries.next_of(request) for request in plan.requests()))
-        now = pending[: None if most is None else max(0, most - total.total)]
+            pending = pending_requests(dataset, plan, tries.next_of)
+        now = pending.first(None if most is None else max(0, most - total.total))
         # Without any to draw it tidies up, and the last interrupted run may have left some without scores.
         _add(total, produce(dataset, now, model, output, executor, progress))
         if len(dataset):

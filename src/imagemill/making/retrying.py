@@ -12,7 +12,7 @@ from imagemill.errors import UsageError, did_you_mean
 from imagemill.making.preparation import local_executor, output_of, sizes_of
 from imagemill.models.base import Model, find_model
 from imagemill.output import Output
-from imagemill.produce import produce
+from imagemill.produce import Pending, produce
 from imagemill.records import Maker, Request
 
 
@@ -52,13 +52,15 @@ def retry(
             for part in dataset.parts:
                 if not part.sealed and part.complete:
                     part.seal()
-        return produce(dataset, requests, model, output, executor, progress)
+        return produce(dataset, Pending.of(requests), model, output, executor, progress)
 
 
 def model_of(dataset: Dataset, settings: Mapping[str, Any] | None = None) -> Model:
     """The model that a dataset was made with; raises UsageError when `settings` has what is written down already."""
     step = dataset.job["steps"][0]
     if not step["model"]:
+        if step["operator"] == "merge":
+            raise UsageError(f"`{dataset.folder}` is a merge, which has no failed requests", "retry in its datasets")
         raise UsageError(
             f"`{dataset.folder}` holds pictures as they came: no model made them", "give the same command again"
         )

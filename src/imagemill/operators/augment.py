@@ -20,8 +20,8 @@ from imagemill.making.execution import make
 from imagemill.making.intake import output_for
 from imagemill.making.preparation import Making
 from imagemill.models.base import ModelInfo, find_text_model, text_model_name
-from imagemill.plan import derive_seed
 from imagemill.records import Row, Sample, Variation
+from imagemill.seeds import derive_seed
 from imagemill.tables.columns import PictureTable
 
 
@@ -103,9 +103,11 @@ class Augment(Variation, PictureTable, Making):
             )
         model = find_text_model(self._captioner(), {})
         model = model.resolve(known.get("captioner_parameters", {}), workers)
+        info = model.info()
         return {
             "captioner": self._captioner(),
-            "captioner_revision": model.info().revision,
+            "captioner_revision": info.revision,
+            "captioner_license": info.license,
             "captioner_parameters": model.to_table(),
         }
 

@@ -25,8 +25,8 @@ from imagemill.making.collecting import dataset_of
 from imagemill.making.parameters import split_parameters
 from imagemill.making.preparation import check_devices, local_executor
 from imagemill.models.base import Described, Question, Reply, TextModel, find_text_model, text_model_name
-from imagemill.plan import derive_seed
 from imagemill.records import SEED_LIMIT
+from imagemill.seeds import derive_seed
 
 DEFAULT_MODEL = "shapes"
 
@@ -95,6 +95,7 @@ def prepare(dataset: Dataset, parameters: Mapping[str, Any], workers: int = 1, d
         **options.to_table(),
         "model": options.model_name(),
         "model_revision": info.revision,
+        "license": info.license,
         "model_parameters": model.to_table(),
     }
     check_step(dataset, step, job)

@@ -7,38 +7,38 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import zip_longest
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from imagemill.component import Component
-from imagemill.dataset.card import render_card, scores_of, size_category
-from imagemill.dataset.columns import fingerprint, read_schema
+from imagemill.component import Component, separated
+from imagemill.dataset.card import Told, exported_card
+from imagemill.dataset.columns import fingerprint
 from imagemill.dataset.files import explained, make_folder, sync_folder
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.lock import locked
-from imagemill.dataset.manifest import check_manifest, sync_files, write_manifest
-from imagemill.errors import ImagemillError, LockedError, UsageError
+from imagemill.dataset.manifest import MARK, sync_files, write_manifest
+from imagemill.errors import ImagemillError, UsageError
+from imagemill.exporting.comparing import compare, tell_sizes
+from imagemill.exporting.contents import Pictures, SubsetPictures, added_steps, find_datasets, schema_of
+from imagemill.exporting.converting import Conversion, convert
+from imagemill.exporting.marks import check_output, read_mark
+from imagemill.exporting.signing import Algorithm, Signing, find_signing
 from imagemill.expressions import Expression
 from imagemill.images import ImageFormat
-from imagemill.layouts.base import Content, Layout, Loaded, Picture, find_layout
-from imagemill.making.converting import Conversion, check_whole, convert
-from imagemill.records import order_of
+from imagemill.layouts.base import Content, Layout, Picture, find_layout
+from imagemill.licenses import check_license
+from imagemill.records import SEED_LIMIT
+from imagemill.selecting.subsets import draw_subsets, parse_subsets
 from imagemill.selecting.where import names_where
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_MARK = ".imagemill-export.json"
-"""The file by which an export is known again; readers pass over its leading point."""
 _CONVERTED = ".imagemill/converted"
 """Where converted pictures are until they are exported."""
-
-_SPLITS = ("train", "validation", "test")
-"""How readers order them; others follow."""
 
 
 class Export(Component):
@@ -54,6 +54,29 @@ class Export(Component):
     """Of JPEG [95] and WebP [lossless]."""
     max_side: int | None = Field(None, ge=1, le=16_384)
     """Pixels that width and height may have; larger pictures are made smaller."""
+    subsets: tuple[str, ...] = ()
+    """Smaller ones inside, such as `first_1k,random_5k,random_1m`, which `load_dataset` takes as names."""
+    subset_seed: int = Field(0, ge=0, le=SEED_LIMIT - 1)
+    """Decides what random subsets draw."""
+
+    pretty_name: str = ""
+    """What the card calls the dataset; made of table and model when not given."""
+    license: str = ""
+    """License of the dataset, by Hugging Face's id such as `cc-by-4.0`; the model's when not given."""
+    license_link: str = ""
+    """Where a license stands that has no such id."""
+    language: tuple[str, ...] = ()
+    """What the prompts are written in, such as `en` or `en,pt-BR`."""
+    citation: str = ""
+    """How to cite the dataset, as BibTeX; made of its name when not given."""
+    sign_certificate: str | None = None
+    """PEM file with the certificate chain, the signer's first, that C2PA content credentials are signed with."""
+    sign_key: str | None = None
+    """PEM file with its private key, as PKCS #8 without a passphrase."""
+    sign_algorithm: Algorithm | None = None
+    """What the key is made for [es256]."""
+
+    _separated = field_validator("subsets", "language", mode="before")(separated)
 
     def check(self) -> None:
         """Raise UsageError for parameters that do not go together."""
@@ -61,15 +84,27 @@ class Export(Component):
             raise UsageError(
                 "export: `quality` has no effect without a format that has one", "give `image_format` as jpeg or webp"
             )
+        parse_subsets(self.subsets)
+        check_license(self.license, self.license_link)
+        wrong = [code for code in self.language if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", code)]
+        if wrong:
+            raise UsageError(f"export: `language`: no code of a language: `{wrong[0]}`", "write `en`, or `pt-BR`")
+        if bool(self.sign_certificate) != bool(self.sign_key):
+            raise UsageError("export: `sign_certificate` and `sign_key` need each other", "give both, or neither")
+        if self.sign_algorithm and not self.sign_key:
+            raise UsageError("export: `sign_algorithm` has no effect without `sign_key`", "leave it out")
+        self.signing()
 
     @property
     def conversion(self) -> Conversion:
         """What becomes of pictures."""
         return Conversion(self.image_format, self.quality, self.max_side)
 
-
-class Stale(UsageError):
-    """The output is an earlier export of the same kind: from another dataset, or the dataset has changed since."""
+    def signing(self) -> Signing | None:
+        """What signs pictures; raises UsageError for a certificate or a key that cannot."""
+        if not (self.sign_certificate and self.sign_key):
+            return None
+        return find_signing(self.sign_certificate, self.sign_key, self.sign_algorithm or "es256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +121,9 @@ class Prepared:
     schema: pa.Schema
     mark: dict[str, Any]
     """What it is an export of."""
+    subsets: Mapping[str, frozenset[str]]
+    """The images of each, by file name without its extension."""
+    signing: Signing | None = None
 
     @property
     def images(self) -> dict[str, int]:
@@ -93,19 +131,35 @@ class Prepared:
         return {split: found["images"] for split, found in self.mark["splits"].items()}
 
     @property
+    def fingerprint(self) -> str:
+        """A hash of everything that decides the export."""
+        return hashlib.sha256(json.dumps(self.mark, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def card(self) -> tuple[str, str]:
+        """Front matter and text of its card, without what only the layout knows."""
+        return _card(self)
+
+    @property
     def done(self) -> bool:
         """Whether the output is this export already."""
-        return _mark_of(self.output) == self.mark
+        return read_mark(self.output) == self.mark
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> tuple[Export, Layout]:
     """What parameters say of the export, and the layout that they name with its own; raises UsageError."""
     options = Export.parse({name: value for name, value in parameters.items() if name in Export.model_fields}, "export")
     options.check()
-    if options.where:
-        Expression.parse(options.where)
     others = {name: value for name, value in parameters.items() if name not in Export.model_fields}
-    return options, find_layout(options.layout, others)
+    layout = find_layout(options.layout, others)
+    layout.check_conversion(options.image_format, options.quality)
+    hidden = layout.hidden.intersection(Expression.parse(options.where).columns if options.where else ())
+    if hidden:
+        raise UsageError(
+            f"export: `where` would tell what stands in `{min(hidden)}`, which nobody may learn from this export",
+            "`imagemill select` first, and export what it has kept",
+        )
+    return options, layout
 
 
 def prepare(source: Dataset | str | Path, output: str | Path, parameters: Mapping[str, Any]) -> Prepared:
@@ -114,13 +168,22 @@ def prepare(source: Dataset | str | Path, output: str | Path, parameters: Mappin
     Raises UsageError, Stale among them, and LockedError when another process is writing the dataset.
     """
     options, layout = check_parameters(parameters)
-    datasets = _datasets(source)
+    datasets = find_datasets(source)
     output = Path(output)
-    schema = _schema(datasets)
+    schema = schema_of(datasets)
     kept = {
         split: names_where(dataset, options.where) if options.where else None for split, dataset in datasets.items()
     }
-    given = {name: value for name, value in options.to_table().items() if name != "layout" and value != ""}
+    subsets = _subsets(datasets, kept, options)
+    given = {name: value for name, value in options.to_table().items() if name != "layout" and value not in ("", [])}
+    if subsets:
+        given["subsets"] = list(subsets)
+    else:
+        given.pop("subset_seed")
+    if signing := options.signing():
+        # Whose key it is, not where it lies.
+        given.pop("sign_key")
+        given |= signing.parameters
     mark = {
         "format": 1,
         "layout": layout.component_name(),
@@ -129,12 +192,13 @@ def prepare(source: Dataset | str | Path, output: str | Path, parameters: Mappin
             split: {
                 "images": len(dataset if (names := kept[split]) is None else names),
                 "fingerprint": fingerprint(dataset),
+                **added_steps(dataset),
             }
             for split, dataset in datasets.items()
         },
     }
-    _check_output(output, mark, datasets)
-    return Prepared(datasets, kept, options, layout, output, schema, mark)
+    check_output(output, mark, datasets)
+    return Prepared(datasets, kept, options, layout, output, schema, mark, subsets, signing)
 
 
 def execute(prepared: Prepared) -> list[str]:
@@ -155,10 +219,12 @@ def execute(prepared: Prepared) -> list[str]:
             with explained(prepared.output):
                 content = _content(prepared, work / _CONVERTED)
                 prepared.layout.write(content, work)
-                (work / _MARK).write_text(json.dumps(prepared.mark, indent=1) + "\n")
+            sizes = compare(content, prepared.layout, work)
+            with explained(prepared.output):
+                tell_sizes(work, prepared.images, sizes)
+                (work / MARK).write_text(json.dumps(prepared.mark, indent=1) + "\n")
                 write_manifest(work)
                 sync_files(work)
-            _compare(content, prepared.layout, work)
             notes = prepared.layout.notes(content)
             for split, dataset in prepared.datasets.items():
                 if fingerprint(dataset) != prepared.mark["splits"][split]["fingerprint"]:
@@ -188,168 +254,50 @@ def export(dataset: Dataset | str | Path, layout: str, output: str | Path, **par
     return prepared.output
 
 
-@dataclass(frozen=True, slots=True)
-class _Pictures:
-    """The images of a dataset in plan order, read anew each time."""
-
-    dataset: Dataset
-    kept: frozenset[str] | None
-
-    def __iter__(self) -> Iterator[Picture]:
-        for part in self.dataset.parts:
-            for record in sorted(part.records(), key=lambda record: order_of(record["file_name"])):
-                if self.kept is None or record["file_name"] in self.kept:
-                    yield Picture(part.folder / record["file_name"], record)
-
-
-def _datasets(source: Dataset | str | Path) -> dict[str, Dataset]:
-    """The datasets to export, by split; raises UsageError."""
-    if isinstance(source, Dataset):
-        found = {"train": source}
-    else:
-        folder = Path(source)
-        inside = sorted(path.parent.name for path in folder.glob("*/job.toml") if _is_dataset(path.parent))
-        if _is_dataset(folder) or not inside:
-            found = {"train": Dataset(folder)}
-        else:
-            order = [*(split for split in _SPLITS if split in inside), *inside]
-            found = {split: Dataset(folder / split) for split in dict.fromkeys(order)}
-    for split, dataset in found.items():
-        if not re.fullmatch(r"\w+", split, re.ASCII):
-            raise UsageError(f"`{dataset.folder}` cannot be a split of that name", "use letters, digits and `_`")
-        if dataset.writer:
-            raise LockedError(
-                f"`{dataset.folder}` is being written by {dataset.writer}", "wait until it has finished, or stop it"
-            )
-        if next(iter(dataset), None) is None:
-            raise UsageError(f"`{dataset.folder}` has no image yet", "generate some first")
-    return found
-
-
-def _is_dataset(folder: Path) -> bool:
-    """Whether a folder is one; a `job.toml` alone may also be a job file."""
-    return (folder / "job.toml").is_file() and (folder / ".imagemill").is_dir()
-
-
-def _check_output(output: Path, mark: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> None:
-    """Raise UsageError for an output that is something else."""
-    hint = "choose another output folder, or delete it"
-    if any(map(_is_dataset, [output.resolve(), *output.resolve().parents])):
-        raise UsageError(f"`{output}` is a dataset, or inside of one", "choose another output folder")
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"`{output}` is a file", "choose another output folder")
-    if any((folder / _MARK).is_file() for folder in output.resolve().parents):
-        raise UsageError(f"`{output}` is inside of an export", "choose another output folder")
-    before = _mark_of(output)
-    if before is None and output.is_dir() and any(output.iterdir()):
-        raise UsageError(f"`{output}` is not empty and holds no export", "choose another output folder")
-    if before == mark:
-        check_manifest(output)
-    if before is None or before == mark:
-        return
-    if before.get("layout") != mark["layout"]:
-        raise UsageError(f"`{output}` is in the layout `{before.get('layout')}`", hint)
-    if before.get("parameters") != mark["parameters"]:
-        raise UsageError(f"`{output}` was exported with other parameters: {_said(before.get('parameters'))}", hint)
-    folders = ", ".join(f"`{dataset.folder}`" for dataset in datasets.values())
-    raise Stale(f"`{output}` was exported from another dataset, or {folders} has changed since", hint)
-
-
-def _said(parameters: Any) -> str:
-    """Parameters as a user reads them."""
-    return ", ".join(f"`{name}` {value}" for name, value in (parameters or {}).items())
-
-
-def _mark_of(output: Path) -> dict[str, Any] | None:
-    """What a folder is an export of; None when it is none."""
-    try:
-        value = json.loads((output / _MARK).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _schema(datasets: Mapping[str, Dataset]) -> pa.Schema:
-    """The columns of all splits; raises UsageError when they are not the same."""
-    import pyarrow as pa
-
-    schemas = {split: _typed(dataset) for split, dataset in datasets.items()}
-    (first, *others) = schemas
-    for split in others:
-        different = sorted(set(schemas[first].names) ^ set(schemas[split].names))
-        if different:
-            raise UsageError(
-                f"`{first}` and `{split}` have different columns: {', '.join(f'`{name}`' for name in different)}",
-                "fill the same columns in both",
-            )
-    try:
-        return pa.unify_schemas(list(schemas.values()))
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise UsageError(f"the splits have columns of different types: {error}", "fill them in the same way") from None
-
-
-def _typed(dataset: Dataset) -> pa.Schema:
-    """The columns of a dataset; a score is a number also where there is none."""
-    import pyarrow as pa
-
-    scores = scores_of(dataset.job)
-    fields = (
-        pa.field(field.name, pa.float64() if field.name in scores and pa.types.is_null(field.type) else field.type)
-        for field in read_schema(dataset)
-    )
-    return pa.schema(list(fields))
+def _subsets(
+    datasets: Mapping[str, Dataset], kept: Mapping[str, frozenset[str] | None], options: Export
+) -> dict[str, frozenset[str]]:
+    """The images of each subset; raises UsageError for several splits, or too few images."""
+    wanted = parse_subsets(options.subsets)
+    if wanted and len(datasets) > 1:
+        raise UsageError("export: `subsets` are those of a dataset without splits", "export each split alone")
+    ((split, dataset),) = list(datasets.items())[:1]
+    return draw_subsets(dataset, wanted, options.subset_seed, kept[split])
 
 
 def _content(prepared: Prepared, converted: Path) -> Content:
     """What there is to export; pictures are converted into a folder."""
     front, text = _card(prepared)
-    whole = json.dumps(prepared.mark, sort_keys=True).encode()
     splits: dict[str, Iterable[Picture]] = {
-        split: _Pictures(dataset, prepared.kept[split]) for split, dataset in prepared.datasets.items()
+        split: Pictures(dataset, prepared.kept[split]) for split, dataset in prepared.datasets.items()
     }
-    if conversion := prepared.options.conversion:
-        splits = {split: convert(pictures, conversion, converted / split) for split, pictures in splits.items()}
+    conversion, signing = prepared.options.conversion, prepared.signing
+    if conversion or signing:
+        splits = {
+            split: convert(pictures, conversion, converted / split, signing and signing.of(prepared.datasets[split]))
+            for split, pictures in splits.items()
+        }
     return Content(
         splits=splits,
         schema=prepared.schema,
         front=front,
         text=text,
-        fingerprint=hashlib.sha256(whole).hexdigest(),
+        fingerprint=prepared.fingerprint,
+        subsets={name: SubsetPictures(next(iter(splits.values())), stems) for name, stems in prepared.subsets.items()},
     )
 
 
 def _card(prepared: Prepared) -> tuple[str, str]:
-    """Front matter and text of the export's card, out of those of the datasets."""
-    cards = {split: render_card(dataset).split("---\n", 2) for split, dataset in prepared.datasets.items()}
-    _, front, _ = next(iter(cards.values()))
-    total = sum(prepared.images.values())
-    front = re.sub(r"^(configs|size_categories):\n([- ].*\n)*", "", front, flags=re.MULTILINE)
-    front += f"size_categories:\n- {size_category(total)}\n"
-    sections = {split: _sections(card[2]) for split, card in cards.items()}
-    heads = {split: found.pop("").split("\n\n") for split, found in sections.items()}
-    for split, head in heads.items():
-        if prepared.kept[split] is not None:
-            head[1] = f"{prepared.images[split]:,} of {head[1]}"
-    name, made, *loading = next(iter(heads.values()))
-    if len(cards) > 1:
-        rows = [f"| `{split}` | {head[1]} |" for split, head in heads.items()]
-        made = "\n".join(
-            [f"{total:,} images in {len(cards)} splits.\n", "| split | what it holds |", "|---|---|", *rows]
-        )
-    paragraphs = [name, made, *_changes(prepared.options)]
-    paragraphs += [*(part.replace('split="train"', f'split="{next(iter(cards))}"') for part in loading)]
-    for title in dict.fromkeys(title for found in sections.values() for title in found):
-        texts = {split: found.get(title, "") for split, found in sections.items()}
-        paragraphs.append(f"## {title}")
-        if len(set(texts.values())) == 1:
-            paragraphs.append(next(iter(texts.values())))
-        else:
-            paragraphs += [f"### {split}\n\n{text}" for split, text in texts.items() if text]
-    return front, "\n\n".join(paragraphs) + "\n"
+    """Front matter and text of the export's card."""
+    options = prepared.options
+    told = Told(options.pretty_name, options.license, options.license_link, options.language, options.citation)
+    changes = list(_changes(prepared))
+    return exported_card(prepared.datasets, prepared.images, told, changes, prepared.layout.hidden)
 
 
-def _changes(options: Export) -> Iterator[str]:
+def _changes(prepared: Prepared) -> Iterator[str]:
     """What a card says of an export that is not the dataset as it is."""
+    options, signing = prepared.options, prepared.signing
     if options.where:
         yield f"Here are the images of which `{options.where}` is true."
     if options.conversion:
@@ -357,49 +305,12 @@ def _changes(options: Export) -> Iterator[str]:
             f"The pictures were converted: {options.conversion}. `width`, `height` and `sha256` are those of the files "
             "here; all other columns, and the recipe in each file, tell of the images as they were made."
         )
-
-
-def _sections(text: str) -> dict[str, str]:
-    """What a dataset's card says by title, the first "", without what it says of files that are not exported."""
-    parts = text.strip().replace(", files in `.imagemill/sources`", "").split("\n\n")
-    kept = [part for part in parts if not re.search(r"`job\.toml`|`\.imagemill/", part)]
-    first, *others = re.split(r"^## ", "\n\n".join(kept), flags=re.MULTILINE)
-    titled = (part.partition("\n") for part in others)
-    return {"": first.strip(), **{title: body.strip() for title, _, body in titled if body.strip()}}
-
-
-def _compare(content: Content, layout: Layout, folder: Path) -> None:
-    """Raise ImagemillError when what is read back is not what was exported."""
-    for split, pictures in content.splits.items():
-        for picture, loaded in zip_longest(pictures, layout.read(folder, split)):
-            if picture is None or loaded is None:
-                raise _different(f"`{split}` has {'more' if picture is None else 'fewer'} images than the dataset")
-            problem = _difference(replace(picture, record=layout.exported(picture.record)), loaded)
-            if problem:
-                raise _different(f"`{picture.record['file_name']}` in `{split}`: {problem}")
-
-
-def _different(problem: str) -> ImagemillError:
-    return ImagemillError(f"what was written is not what was exported: {problem}", "nothing is left of it; try again")
-
-
-def _difference(picture: Picture, loaded: Loaded) -> str:
-    """What is not the same; raises ImagemillError when the dataset's own file is damaged."""
-    if loaded.record != picture.record or _types(loaded.record) != _types(picture.record):
-        names = {*picture.record, *loaded.record}
-        wrong = [name for name in names if repr(picture.record.get(name)) != repr(loaded.record.get(name))]
-        return f"the column `{min(wrong, default='')}` differs"
-    for name in picture.files:
-        data = picture.read(name)
-        if name == picture.record["file_name"]:
-            check_whole(picture, data)
-        if loaded.files.get(name) != data:
-            return f"the file `{name}` differs"
-    return ""
-
-
-def _types(record: Mapping[str, Any]) -> dict[str, type]:
-    return {name: type(value) for name, value in record.items()}
+    if signing:
+        yield (
+            f"The pictures that were made are signed by {signing.subject} (certificate SHA-256 "
+            f"`{signing.certificate_sha256}`): their C2PA content credentials say that an AI made them. `sha256` is "
+            "that of the signed file, whose pixels are the same; signed once more, it would have other bytes."
+        )
 
 
 def _clear(folder: Path) -> None:

@@ -29,6 +29,8 @@ def counts(dataset: Dataset, found: Counts, accepted: Mapping[int, int]) -> Mark
     rejects = Counter(str(line.get("reason", "unknown")) for line in dataset.rejects())
     rejects += Counter({"unknown": max(0, found.rows_rejected - rejects.total())})
     requests = [("done", found.done), *((f"failed: {reason}", count) for reason, count in _most(found.failed))]
+    if found.removed:
+        requests.append(("removed", found.removed))
     if found.pending > 0:
         requests.append(("still to make", found.pending))
     rows = [("accepted", found.rows_accepted), *((f"rejected: {reason}", count) for reason, count in _most(rejects))]
@@ -54,9 +56,14 @@ def origin(dataset: Dataset) -> Markup:
         rows = [
             (element("code", key), _value(value))
             for key, value in step.items()
-            if value not in ("", None, [], {}) and key not in {"scores", "meanings", "columns", "operator"}
+            if value not in ("", None, [], {}) and key not in {"scores", "meanings", "columns", "operator", "sources"}
         ]
         parts += [element("h3", _step_name(step)), table(("parameter", "value"), rows)]
+        if sources := step.get("sources"):
+            merged = [
+                (source["name"], ", ".join(map(_step_name, source["steps"])), source["images"]) for source in sources
+            ]
+            parts.append(table(("merged", "steps", "images"), merged))
         if meanings:
             columns = [(element("code", name), meaning) for name, meaning in meanings.items()]
             parts.append(table(("column", "meaning"), columns))

@@ -143,6 +143,7 @@ def _tiles(found: Counts) -> Markup:
     values = {
         "images": found.done,
         "failed": sum(found.failed.values()),
+        **({"removed": found.removed} if found.removed else {}),
         "still to make": max(0, found.pending),
         "rows read": found.rows_read,
         "rows rejected": found.rows_rejected,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +19,7 @@ from imagemill.dataset.columns import PART, fingerprint
 from imagemill.dataset.files import encode_lines, explained, make_folder, parse_lines, sync_folder, write_file
 from imagemill.dataset.folder import Dataset, seal_of
 from imagemill.dataset.lock import locked
-from imagemill.dataset.sources import Sources
+from imagemill.dataset.sources import Sources, may_lack
 from imagemill.dataset.vectors import Vectors
 from imagemill.errors import ImagemillError, UsageError
 from imagemill.expressions import Cause
@@ -29,51 +33,25 @@ if TYPE_CHECKING:
 _LEFT_OUT = "left_out.jsonl"
 
 
-def write_selection(
-    dataset: Dataset,
-    table: pa.Table,
-    kept: Mapping[str, Sequence[int]],
-    causes: Sequence[Cause | None],
-    steps: Mapping[str, Sequence[Mapping[str, Any]]],
-    folder: Path,
-) -> None:
-    """Write the kept images of a table, or those of each split by its name, as datasets; `""` is the folder itself.
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image to be written."""
 
-    `steps` are those of each one's job, the last of which is the selection.
-    Raises ImagemillError when the source changes meanwhile, LockedError when another process writes the same.
-    """
-    new = folder.with_name(f".{folder.name}.tmp")
-    with locked(new):
-        try:
-            if folder.is_dir() and any(folder.iterdir()):
-                raise ImagemillError(f"`{folder}` was written meanwhile", "give the same command again")
-            # What a killed process has left behind.
-            _clear(new)
-            seen = fingerprint(dataset)
-            left_out = encode_lines(_left_out(table, causes))
-            kinds = {}
-            for name, places in kept.items():
-                target = new / name
-                kinds[name] = _write(_Source(dataset), table.take(places), steps[name], target)
-                write_file(target / ".imagemill" / _LEFT_OUT, left_out)
-            step = next(iter(steps.values()))[-1]
-            if "" not in kept:
-                write_above(new, dataset, step, kept, kinds)
-            if seen != fingerprint(dataset) or seen != step["source_sha256"]:
-                raise ImagemillError(f"`{dataset.folder}` was changed meanwhile", "give the same command again")
-            with explained(folder):
-                new.rename(folder)
-                if "" not in kept:
-                    # Only now: the lock in it has kept others away.
-                    shutil.rmtree(folder / ".imagemill")
-            sync_folder(folder.parent)
-        except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
+    source: Source
+    part: int
+    """The number of its part there."""
+    name: str
+    """Of its file there, without extension."""
+    record: Record
+    """As it is written."""
+    line: bytes
+    """The same, without the end of the line."""
+    files: Mapping[str, str]
+    """The files that the record names, with their names there."""
 
 
-class _Source:
-    """What is read of the dataset that images come from, a few parts at a time."""
+class Source:
+    """What is read of a dataset that images come from, a few parts at a time."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -92,61 +70,142 @@ class _Source:
         return dict(zip(names, vectors, strict=True))
 
 
-def _write(source: _Source, table: pa.Table, steps: Sequence[Mapping[str, Any]], folder: Path) -> set[str]:
-    """Write one dataset; returns the kinds of its files."""
-    names, numbers = table.column("file_name").to_pylist(), table.column(PART).to_pylist()
+def write_selection(
+    dataset: Dataset,
+    table: pa.Table,
+    kept: Mapping[str, Sequence[int]],
+    causes: Sequence[Cause | None],
+    steps: Mapping[str, Sequence[Mapping[str, Any]]],
+    folder: Path,
+) -> None:
+    """Write the kept images of a table, or those of each split by its name, as datasets; `""` is the folder itself.
+
+    `steps` are those of each one's job, the last of which is the selection.
+    Raises ImagemillError when the source changes meanwhile, LockedError when another process writes the same.
+    """
+    step = next(iter(steps.values()))[-1]
+    with built_beside(folder, [(dataset, step["source_sha256"])], is_dataset="" in kept) as new:
+        kinds = {}
+        for name, places in kept.items():
+            target = new / name
+            images = _selected(Source(dataset), table.take(places))
+            kinds[name] = write_dataset(images, {**dataset.job, "steps": list(steps[name])}, target)
+            _write_left_out(target / ".imagemill" / _LEFT_OUT, table, causes)
+        if "" not in kept:
+            write_above(new, dataset, step, kept, kinds)
+
+
+@contextmanager
+def built_beside(folder: Path, sources: Iterable[tuple[Dataset, str]], is_dataset: bool = True) -> Iterator[Path]:
+    """Yield a folder that becomes `folder` when all goes well, and else is gone.
+
+    `sources` are read meanwhile, and still have these fingerprints in the end; what is no dataset keeps no state of its
+    own. Raises ImagemillError when one of them, or the folder, was changed, and LockedError.
+    """
+    new = folder.with_name(f".{folder.name}.tmp")
+    with locked(new):
+        try:
+            if folder.is_dir() and any(folder.iterdir()):
+                raise ImagemillError(f"`{folder}` was written meanwhile", "give the same command again")
+            # What a killed process has left behind.
+            _clear(new)
+            yield new
+            for dataset, before in sources:
+                if before != fingerprint(dataset):
+                    raise ImagemillError(f"`{dataset.folder}` was changed meanwhile", "give the same command again")
+            with explained(folder):
+                new.rename(folder)
+                if not is_dataset:
+                    # Only now: the lock in it has kept others away.
+                    shutil.rmtree(folder / ".imagemill")
+            sync_folder(folder.parent)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+
+
+def _selected(source: Source, table: pa.Table) -> Iterator[Image]:
+    for name, number in _rows(table, "file_name", PART):
+        record, line = source.records(number)[name]
+        yield Image(source, number, Path(name).stem, record, line, {file: file for file in files_of(record)})
+
+
+def write_dataset(images: Iterable[Image], job: Mapping[str, Any], folder: Path) -> set[str]:
+    """Write images as a dataset, by hard links, in parts of their own; returns the kinds of its files.
+
+    `job` is what `job.toml` will say, but for `plan`, which follows from the images.
+    """
     make_folder(folder / ".imagemill")
-    seals, sources, kinds = [], set(), set()
-    for first in range(0, len(names), PART_SIZE):
-        part = f"part-{first // PART_SIZE + 1:06d}"
+    seals: list[dict[str, Any]] = []
+    kinds: set[str] = set()
+    rows: set[int] = set()
+    count = 0
+    pictures: defaultdict[Path, set[str]] = defaultdict(set)
+    environments: dict[Path, None] = {}
+    waiting = iter(images)
+    while group := list(islice(waiting, PART_SIZE)):
+        part = f"part-{len(seals) + 1:06d}"
         beside = folder / "images" / part
         make_folder(beside)
-        records, lines = [], []
         vectors: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-        for name, number in zip(names[first : first + PART_SIZE], numbers[first : first + PART_SIZE], strict=True):
-            record, line = source.records(number)[name]
-            records.append(record)
-            lines.append(line + b"\n")
-            for file in files_of(record):
-                _link(source.dataset.part(number).folder / file, beside / file)
-                kinds.add(Path(file).suffix)
-            sources.update(record.get("source_sha256", ()))
-            sources.update({record["mask_sha256"]} if "mask_sha256" in record else ())
+        for image in group:
+            source, record, place = image.source, image.record, image.source.dataset.folder
+            stem = Path(record["file_name"]).stem
+            for after, before in image.files.items():
+                _link(source.dataset.part(image.part).path(before), beside / after)
+                kinds.add(Path(after).suffix)
+            pictures[place].update(record.get("source_sha256", ()))
+            pictures[place].update({record["mask_sha256"]} if "mask_sha256" in record else ())
+            environments[place] = None
+            rows.add(order_of(stem)[0])
             for column in source.vector_columns:
-                vector = source.vectors(column, number).get(Path(name).stem)
+                vector = source.vectors(column, image.part).get(image.name)
                 # Files may still hold the vector of an image that was there before.
                 if vector is not None and record.get(column):
-                    vectors[column][Path(name).stem] = vector
-        content = b"".join(lines)
+                    vectors[column][stem] = vector
+        count += len(group)
+        content = b"".join(image.line + b"\n" for image in group)
         write_file(beside / "metadata.jsonl", content)
-        seals.append({"part": part, "sealed": True, **seal_of(records, content)})
+        seals.append({"part": part, "sealed": True, **seal_of([image.record for image in group], content)})
         for column, found in vectors.items():
             Vectors(folder, column).write(part, found)
     sync_folder(folder / "images")
-    if (folder / ".imagemill" / "vectors").is_dir():
-        sync_folder(folder / ".imagemill" / "vectors")
-    _link_sources(source.dataset, sources, folder)
     state = folder / ".imagemill"
-    if source.dataset.environment_file.is_file():
-        _link(source.dataset.environment_file, state / "environment.json")
+    if (state / "vectors").is_dir():
+        sync_folder(state / "vectors")
+    for place, hashes in pictures.items():
+        _link_sources(place, hashes, folder)
+    _write_environments([Dataset(place).environment_file for place in environments], state / "environment.json")
     write_file(state / "seals.jsonl", encode_lines(seals))
     write_file(state / "rejects.jsonl", b"")
-    rows = len({order_of(name)[0] for name in names})
-    plan = {"rows_read": rows, "rows_accepted": rows, "requests": len(names)}
-    Dataset.write_job(folder, {**source.dataset.job, "steps": list(steps), "plan": plan})
+    plan = {"rows_read": len(rows), "rows_accepted": len(rows), "requests": count}
+    Dataset.write_job(folder, {**job, "plan": plan})
     write_card(Dataset(folder))
     return kinds
 
 
-def _link_sources(dataset: Dataset, hashes: set[str], folder: Path) -> None:
+def _write_environments(paths: Sequence[Path], target: Path) -> None:
+    """Where the images were made: in all environments of their sources."""
+    there = [path for path in paths if path.is_file()]
+    if len(there) == 1:
+        _link(there[0], target)
+    elif there:
+        entries = [entry for path in there for entry in json.loads(path.read_bytes())["environments"]]
+        unlike = [entry for place, entry in enumerate(entries) if entry not in entries[:place]]
+        write_file(target, (json.dumps({"environments": unlike}, indent=1) + "\n").encode())
+
+
+def _link_sources(place: Path, hashes: set[str], folder: Path) -> None:
     """The pictures that images were made from."""
     if not hashes:
         return
     kept = Sources(folder)
     make_folder(kept.folder)
+    lacking = may_lack(Dataset(place).job)
     for sha256 in sorted(hashes):
-        path = Sources(dataset.folder).path(sha256)
-        _link(path, kept.folder / path.name)
+        path = Sources(place).path(sha256)
+        if path.exists() or not lacking:
+            _link(path, kept.folder / path.name)
     sync_folder(kept.folder)
 
 
@@ -162,11 +221,24 @@ def _link(source: Path, target: Path) -> None:
         write_file(target, source.read_bytes(), durable_name=False)
 
 
-def _left_out(table: pa.Table, causes: Sequence[Cause | None]) -> Iterator[dict[str, Any]]:
-    columns = (table.column(name).to_pylist() for name in ("file_name", PART, "id"))
-    for name, part, identity, cause in zip(*columns, causes, strict=True):
-        if cause:
-            yield {"file_name": name, "part": part, "id": identity, "reason": cause.kind, "figure": cause.text}
+def _write_left_out(path: Path, table: pa.Table, causes: Sequence[Cause | None]) -> None:
+    """What is left out, with its reason, a line each."""
+    lines = (
+        {"file_name": name, "part": part, "id": identity, "reason": cause.kind, "figure": cause.text}
+        for (name, part, identity), cause in zip(_rows(table, "file_name", PART, "id"), causes, strict=True)
+        if cause
+    )
+    with explained(path), path.open("wb") as file:
+        while group := list(islice(lines, PART_SIZE)):
+            file.write(encode_lines(group))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _rows(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
+    """The values of some columns, row by row."""
+    for batch in table.select(names).to_batches(max_chunksize=PART_SIZE):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _clear(folder: Path) -> None:

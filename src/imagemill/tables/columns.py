@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Container, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError, field_validator
@@ -32,10 +33,9 @@ from imagemill.tables.cells import (
     text_of,
 )
 from imagemill.tables.pictures import PictureColumns
-from imagemill.tables.readers import RawRow
+from imagemill.tables.texts import RawRow, no_negative
 
 PROMPT_NAMES = ("prompt", "text", "caption")
-_NO_NEGATIVE = {"", "nan", "null", "none"}
 
 
 class TableOptions(Component):
@@ -165,6 +165,16 @@ class Columns:
         if left:
             self.talk.append(f"not kept, since {why}: {listed(left)}")
 
+    @cached_property
+    def _kept(self) -> set[str | None]:
+        """The columns that a row is made of."""
+        return {self.prompt, self.negative, self.id, *self.columns, *self.parameters.values()}
+
+    @property
+    def only_texts(self) -> bool:
+        """Whether rows give prompts and texts beside them, and nothing else."""
+        return self.prompt is not None and not (self.pictures or self.template_names or self.parameters)
+
     def row(self, raw: RawRow) -> Row:
         """Map one raw row; raises ValueError with the reason when it cannot be used."""
         values = raw.values
@@ -188,23 +198,17 @@ class Columns:
             row_id = "" if missing(values.get(self.id)) else str(values[self.id])
             if not row_id.strip():
                 raise ValueError("empty id")
-        skipped = values.keys() - {self.prompt, self.negative, self.id, *self.columns, *self.parameters.values()}
-        plain = [value for name, value in values.items() if name not in skipped]
-        for value in (
-            *(text for sample in samples for text in (*sample.sources, sample.mask, *sample.prompts)),
-            prompt,
-            negative,
-            row_id,
-            *plain,
-        ):
+        texts = [text for sample in samples for text in (*sample.sources, sample.mask, *sample.prompts)]
+        kept = (value for name, value in values.items() if name in self._kept)
+        for value in (*texts, prompt, negative, row_id, *kept):
             check_characters(value if isinstance(value, str) else json_text(value))
         return Row(
             index=raw.index,
             line=raw.line,
             id=row_id,
             prompt=prompt,
-            negative_prompt="" if negative.strip().lower() in _NO_NEGATIVE else negative,
-            overrides=self._overrides(values),
+            negative_prompt="" if no_negative(negative) else negative,
+            overrides=self._overrides(values) if self.parameters else {},
             fields={name: _field(values[name]) for name in self.template_names if name in values},
             columns={safe: values.get(name) for name, safe in self.columns.items()},
             samples=samples,

@@ -7,14 +7,15 @@ import hashlib
 import io
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from imagemill.errors import UsageError
 from imagemill.records import MADE_KEYS, SOURCE_KEYS, Reject, Sample, columns_of
 from imagemill.tables.cells import check_known, listed, nothing
-from imagemill.tables.readers import RawRow, read_source
+from imagemill.tables.readers import read_source
+from imagemill.tables.texts import RawRow
 
 if TYPE_CHECKING:
     from imagemill.tables.columns import PictureTable
@@ -29,7 +30,7 @@ _OTHERS = {".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl", ".svg"}
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
-def read_pictures(source: str | Path | Iterable[Any]) -> tuple[list[RawRow], list[Reject], list[str]]:
+def read_pictures(source: str | Path | Iterable[Any]) -> tuple[Sequence[RawRow], list[Reject], list[str]]:
     """Like `read_source`, also for datasets and folders: their rows have an `image`, a path relative to `base_of`.
 
     Raises UsageError when the source as a whole cannot be read.

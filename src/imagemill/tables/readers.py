@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,13 @@ from typing import Any
 from imagemill.environment import means_path
 from imagemill.errors import MissingExtra, UsageError, did_you_mean
 from imagemill.records import Reject
+from imagemill.tables.texts import MAX_SPAN, START, RawRow, TextTable, clean_table
 
-_START = 1_000
+_LARGE = 2**20
+"""Bytes from which on a CSV file is first tried as a whole, before line by line."""
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_MAX_SPAN = 1_000
-"""Lines one quoted field may run over."""
 _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _FORMATS = ("csv", "tsv", "jsonl", "ndjson", "json", "txt", "parquet")
-
-
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """One row as it stands in the file."""
-
-    index: int
-    line: int
-    values: Mapping[str, Any]
-    start: str
-    """How the row begins in the file, at most 1,000 characters."""
 
 
 @dataclass(slots=True)
@@ -43,20 +32,22 @@ class _Collector:
     rejects: list[Reject] = field(default_factory=list)
     names: dict[str, None] = field(default_factory=dict)
     index: int = 0
+    table: TextTable | None = None
+    """In place of `rows`, where there are many and all are of text."""
 
     def accept(self, line: int, values: Mapping[str, Any], start: str) -> None:
         self.names.update(dict.fromkeys(values))
-        self.rows.append(RawRow(self.index, line, values, start[:_START]))
+        self.rows.append(RawRow(self.index, line, values, start[:START]))
         self.index += 1
 
     def reject(self, line: int, reason: str, raw: str) -> None:
-        self.rejects.append(Reject(line, reason, raw[:_START]))
+        self.rejects.append(Reject(line, reason, raw[:START]))
         self.index += 1
 
 
 def read_source(
     source: str | Path | Iterable[Any], pictures: bool = False
-) -> tuple[list[RawRow], list[Reject], list[str]]:
+) -> tuple[Sequence[RawRow], list[Reject], list[str]]:
     """Return the rows, the lines that are no rows, and the column names; with `pictures` also those of the hub.
 
     Raises UsageError when the source as a whole cannot be read.
@@ -75,7 +66,8 @@ def read_source(
         raise UsageError(f"there is no file `{source}`", near or "check the path")
     else:
         _read_hugging_face(str(source), collector, pictures)
-    return collector.rows, collector.rejects, list(collector.names)
+    rows = collector.rows if collector.table is None else collector.table
+    return rows, collector.rejects, list(collector.names)
 
 
 def rows_of(values: Iterable[Any]) -> list[Any]:
@@ -156,6 +148,8 @@ def _read_bytes(content: bytes, table_format: str, collector: _Collector) -> Non
     if table_format == "json":
         _read_json(content, collector)
         return
+    if table_format in {"csv", "tsv"} and len(content) >= _LARGE and _read_clean(content, table_format, collector):
+        return
     lines = _LINE_END.split(content)
     while lines and not lines[-1]:
         lines.pop()
@@ -197,10 +191,21 @@ def _decode(line: bytes) -> tuple[str, str]:
 # CSV and TSV
 
 
-def _read_delimited(lines: list[bytes], table_format: str, collector: _Collector) -> None:
-    if not lines:
-        raise UsageError("the table is empty", "the first line must name the columns")
-    header, problem = _decode(lines[0])
+def _read_clean(content: bytes, table_format: str, collector: _Collector) -> bool:
+    """Read a large table in which everything is as RFC 4180 wants; return whether it was one."""
+    content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    end = content.find(b"\n") + 1
+    if not end:
+        return False
+    delimiter, names = _header(content[: end - 1], table_format)
+    collector.table = clean_table(content, end, names, delimiter)
+    collector.names.update(dict.fromkeys(names))
+    return collector.table is not None
+
+
+def _header(line: bytes, table_format: str) -> tuple[str, list[str]]:
+    """The delimiter of a table and the names of its columns; raises UsageError."""
+    header, problem = _decode(line)
     delimiter = "\t" if table_format == "tsv" else max(",;\t", key=header.count)
     names = _split(header, delimiter)
     if problem or names is None:
@@ -210,6 +215,13 @@ def _read_delimited(lines: list[bytes], table_format: str, collector: _Collector
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(f"line 1 names the column `{twice[0]}` more than once", "rename one of them")
+    return delimiter, names
+
+
+def _read_delimited(lines: list[bytes], table_format: str, collector: _Collector) -> None:
+    if not lines:
+        raise UsageError("the table is empty", "the first line must name the columns")
+    delimiter, names = _header(lines[0], table_format)
     collector.names.update(dict.fromkeys(names))
     # A table in which everything fits is taken as written. Where something does not, a quoted field over
     # several lines is believed only when no line inside it looks like a row of its own.
@@ -259,7 +271,7 @@ def _join(
     """Complete a row whose quoted field runs over lines; return its fields, the lines used, and its text."""
     first, _ = _decode(lines[position])
     text = first
-    for used in range(2, min(_MAX_SPAN, len(lines) - position) + 1):
+    for used in range(2, min(MAX_SPAN, len(lines) - position) + 1):
         line, problem = _decode(lines[position + used - 1])
         if problem:
             break
@@ -354,7 +366,7 @@ def _read_json(content: bytes, collector: _Collector) -> None:
     if not isinstance(value, list):
         raise UsageError("the JSON is not a list of rows", "write a list of objects, or of prompts")
     for number, item in enumerate(value, start=1):
-        _take(number, item, json.dumps(item)[:_START], collector)
+        _take(number, item, json.dumps(item)[:START], collector)
 
 
 # Columns from elsewhere
@@ -376,7 +388,7 @@ def _read_parquet(source: Any, compression: str | None, collector: _Collector) -
 def _read_values(items: Iterable[Any], collector: _Collector) -> None:
     for number, item in enumerate(items, start=1):
         # Half a surrogate pair can be in a Python text, and not in a file of rejects.
-        _take(number, item, str(item)[:_START].encode(errors="replace").decode(), collector)
+        _take(number, item, str(item)[:START].encode(errors="replace").decode(), collector)
 
 
 def _read_hugging_face(name: str, collector: _Collector, pictures: bool) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagemill.errors import UsageError
 from imagemill.records import Reject, Row
@@ -17,6 +17,10 @@ from imagemill.tables.cells import json_text, missing
 from imagemill.tables.columns import Columns, PictureTable, TableOptions
 from imagemill.tables.pictures import added_columns, is_pictorial, read_pictures
 from imagemill.tables.readers import read_source
+from imagemill.tables.texts import RawRow, TextRows, TextTable, hash_texts, text_rows, values_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
 """What Arrow's JSON reader takes for a time when a whole piece of a column looks like it."""
@@ -26,7 +30,7 @@ _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d(:?
 class Table:
     """A prompt table that has been read."""
 
-    rows: list[Row]
+    rows: Sequence[Row]
     rejects: list[Reject]
     sha256: str
     """Of the rows' content: the same whatever the file is called or how it is compressed."""
@@ -62,9 +66,20 @@ def read_table(source: str | Path | Iterable[Any], options: TableOptions) -> Tab
         held = {name for raw in raw_rows for name, value in raw.values.items() if is_pictorial(value)}
         columns.leave_out(held, "they hold pictures that nothing starts from")
         columns.leave_out(added_columns(source), "they say what is in the source")
+    rows, further = _text_rows(raw_rows, columns) if isinstance(raw_rows, TextTable) else _rows(raw_rows, columns)
+    rejects = sorted([*rejects, *further], key=lambda reject: reject.line)
+    if not rows:
+        why = f"; the first of {len(rejects)} rejected: line {rejects[0].line}: {rejects[0].reason}" if rejects else ""
+        raise UsageError(f"no row of the table can be used{why}", "see the formats in the guide to prompt tables")
+    blobs = columns.pictures.blobs if columns.pictures else {}
+    return Table(rows, rejects, _fingerprint(rows, columns.names_out, pictures), columns.talk, blobs)
+
+
+def _rows(raw_rows: Iterable[RawRow], columns: Columns) -> tuple[Sequence[Row], list[Reject]]:
+    """The rows that can be used, and those that cannot."""
     seen: dict[str, int] = {}
     rows: list[Row] = []
-    digest = hashlib.sha256()
+    rejects: list[Reject] = []
     for raw in raw_rows:
         try:
             row = columns.row(raw)
@@ -76,45 +91,54 @@ def read_table(source: str | Path | Iterable[Any], options: TableOptions) -> Tab
             continue
         seen[row.id] = row.line
         rows.append(row)
-    rejects.sort(key=lambda reject: reject.line)
-    if not rows:
-        why = f"; the first of {len(rejects)} rejected: line {rejects[0].line}: {rejects[0].reason}" if rejects else ""
-        raise UsageError(f"no row of the table can be used{why}", "see the formats in the guide to prompt tables")
-    rows = [
-        replace(row, columns=typed)
-        for row, typed in zip(rows, _typed([row.columns for row in rows], columns.names_out), strict=True)
-    ]
+    if not columns.names_out:
+        return rows, rejects
+    typed = [_typed([row.columns[name] for row in rows]) for name in columns.names_out]
+    values = zip(*typed, strict=True)
+    return [
+        replace(row, columns=dict(zip(columns.names_out, own, strict=True)))
+        for row, own in zip(rows, values, strict=True)
+    ], rejects
+
+
+def _text_rows(table: TextTable, columns: Columns) -> tuple[Sequence[Row], list[Reject]]:
+    """The same for a large table of texts, by column where its rows are nothing but texts."""
+    if columns.prompt is None or not columns.only_texts:
+        return _rows(table, columns)
+    rows, rejects = text_rows(table, columns.prompt, columns.negative, columns.id, columns.columns)
+    # Only now, since what is rejected does not count.
+    typed = {name: _typed_texts(column) for name, column in rows.columns.items()}
+    return rows.with_columns(typed), rejects
+
+
+def _fingerprint(rows: Sequence[Row], names: Sequence[str], pictures: bool) -> str:
+    """The hash of what rows say, whatever holds them: of texts column by column, and of all else by row."""
+    plain = [name for name in names if isinstance(rows, TextRows) or isinstance(rows[0].columns[name], str)]
+    digest = hashlib.sha256(json.dumps([len(rows), list(names), plain]).encode())
+    if isinstance(rows, TextRows):
+        rows.fingerprint(digest)
+        return digest.hexdigest()
+    digest.update(b"".join(row.index.to_bytes(8, "little") for row in rows))
+    hash_texts(digest, (row.id for row in rows))
+    hash_texts(digest, (row.prompt for row in rows))
+    hash_texts(digest, (row.negative_prompt for row in rows))
+    for name in plain:
+        hash_texts(digest, [row.columns[name] for row in rows])
     for row in rows:
-        content = [
-            row.index,
-            row.id,
-            row.prompt,
-            row.negative_prompt,
-            dict(row.overrides),
-            dict(row.fields),
-            dict(row.columns),
-            *([[sample.sources, sample.mask, sample.prompts] for sample in row.samples] if pictures else []),
-        ]
-        digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
-    blobs = columns.pictures.blobs if columns.pictures else {}
-    return Table(rows, rejects, digest.hexdigest(), columns.talk, blobs)
+        other: list[Any] = [dict(row.overrides), dict(row.fields)]
+        other += [[row.columns[name] for name in names if name not in plain]]
+        other += [[sample.sources, sample.mask, sample.prompts] for sample in row.samples] if pictures else []
+        if any(other):
+            digest.update(json.dumps([row.index, *other], sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
-def _typed(rows: list[Mapping[str, Any]], names: list[str]) -> list[dict[str, Any]]:
-    """Give every column one type in all rows, so that readers which guess from the first lines guess right.
+def _typed(values: list[Any]) -> list[Any]:
+    """Give a column one type in all rows, so that readers which guess from the first lines guess right.
 
     A column whose every value is a bool, an int or a number keeps that type; anything else becomes text: strings
     as they are, the rest as JSON, what is absent as an empty string.
     """
-    typed: list[dict[str, Any]] = [{} for _ in rows]
-    for name in names:
-        values = [row[name] for row in rows]
-        for row, value in zip(typed, _typed_column(values), strict=True):
-            row[name] = value
-    return typed
-
-
-def _typed_column(values: list[Any]) -> list[Any]:
     kinds = {type(value) for value in values}
     if kinds == {bool}:
         return values
@@ -128,6 +152,16 @@ def _typed_column(values: list[Any]) -> list[Any]:
         # Arrow reads a piece of a column that holds only times as times, and then fails at the first other text.
         return [text + " " if time else text for text, time in zip(texts, times, strict=True)]
     return texts
+
+
+def _typed_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The same for a column of texts alone."""
+    import pyarrow.compute as pc
+
+    times = pc.match_substring_regex(column, rf"^(?:{_TIMESTAMP.pattern})$".replace(r"\d", r"\p{Nd}"))
+    if not pc.any(times).as_py() or (pc.all(times).as_py() and all(map(_is_time, values_of(column)))):
+        return column
+    return pc.if_else(times, pc.binary_join_element_wise(column, "", " "), column)
 
 
 def _is_time(text: str) -> bool:

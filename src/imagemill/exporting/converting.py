@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagemill.environment import cores
-from imagemill.errors import ImagemillError
+from imagemill.errors import ImagemillError, UsageError
 from imagemill.images import (
     EXTENSIONS,
     ImageFormat,
@@ -32,6 +32,8 @@ from imagemill.records import Record, to_json
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from imagemill.exporting.signing import Signing
 
 _TOGETHER = 1_000
 """Pictures in a folder."""
@@ -111,10 +113,12 @@ class Converted:
                     yield Picture(place / record["file_name"], record)
 
 
-def convert(pictures: Iterable[Picture], conversion: Conversion, folder: Path) -> Converted:
-    """Write pictures into a folder, converted; their records say name, size and hash of the new files.
+def convert(
+    pictures: Iterable[Picture], conversion: Conversion, folder: Path, signing: Signing | None = None
+) -> Converted:
+    """Write pictures into a folder, converted, then signed; their records say name, size and hash of the new files.
 
-    Raises OSError, and ImagemillError for a picture that is damaged.
+    Raises OSError, ImagemillError for a picture that is damaged, and UsageError where there is nothing to sign.
     """
     waiting = iter(pictures)
     number = 0
@@ -122,10 +126,15 @@ def convert(pictures: Iterable[Picture], conversion: Conversion, folder: Path) -
         while chunk := list(islice(waiting, _TOGETHER)):
             place = folder / f"{number:06d}"
             place.mkdir(parents=True)
-            records = pool.map(partial(_convert, conversion, place), chunk)
+            records = pool.map(partial(_convert, conversion, signing, place), chunk)
             with (place / _RECORDS).open("w", encoding="utf-8") as lines:
                 lines.writelines(f"{to_json(record)}\n" for record in records)
             number += 1
+    if signing and not signing.signed:
+        raise UsageError(
+            "there is nothing to sign: all pictures were taken in as they are, and none of them was made here",
+            "leave out `sign_certificate` and `sign_key`",
+        )
     return Converted(folder)
 
 
@@ -138,7 +147,7 @@ def check_whole(picture: Picture, data: bytes) -> None:
         )
 
 
-def _convert(conversion: Conversion, place: Path, picture: Picture) -> Record:
+def _convert(conversion: Conversion, signing: Signing | None, place: Path, picture: Picture) -> Record:
     names: dict[str, str] = {}
     facts: dict[str, Any] = {}
     for name in picture.files:
@@ -147,7 +156,10 @@ def _convert(conversion: Conversion, place: Path, picture: Picture) -> Record:
         if own:
             check_whole(picture, before)
         try:
-            after = conversion.apply(before, mask=name == picture.record.get("mask_file_name"))
+            mask = name == picture.record.get("mask_file_name")
+            after = conversion.apply(before, mask) if conversion else before
+            if own and signing:
+                after = signing.sign(picture, before, after)
         except ValueError as error:
             raise ImagemillError(
                 f"`{picture.path.with_name(name)}`: {error}", "`imagemill verify` tells what is damaged"
