@@ -320,6 +320,13 @@ def test_only_parts_that_are_not_complete_are_read_and_completed(begun: Dataset,
     assert verify(Dataset("out"), reader=False) == []
 
 
+def test_where_all_have_failed_those_that_were_removed_are_not_counted(imagemill: Command) -> None:
+    Path("prompts.txt").write_text("a\nb\nc\n")
+    assert "all 3 requests failed" in imagemill(*COMMON, "--fail-rate", 1).err
+    assert imagemill("remove", "out", "--id", "1").code == 0
+    assert "all 2 requests failed" in imagemill(*COMMON, "--fail-rate", 1).err
+
+
 def test_a_limit_that_grows_goes_on_in_the_last_part(imagemill: Command) -> None:
     Path("prompts.txt").write_text("".join(f"picture {number}\n" for number in range(1_100)))
     for limit, names in ((300, [1]), (1_050, [1, 2]), (1_100, [1, 2])):

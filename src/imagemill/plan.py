@@ -28,9 +28,7 @@ from imagemill.tables.columns import TableOptions, parse_template
 from imagemill.tables.texts import TextRows
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Integers = np.ndarray[tuple[int], np.dtype[np.int64]]
+    from imagemill.tables.texts import Integers
 
 PART_SIZE = 1_000
 """Images in a part, as in DiffusionDB."""

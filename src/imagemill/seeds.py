@@ -13,9 +13,10 @@ from imagemill.tables.texts import TextRows
 if TYPE_CHECKING:
     import numpy as np
 
+    from imagemill.tables.texts import Integers
+
     Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
     Values = np.ndarray[tuple[int], np.dtype[np.uint32]]
-    Integers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 _BLOCK = 65_536
 """Rows that are drawn for together."""
@@ -71,7 +72,7 @@ class Seeds:
             hashes = np.repeat(self._firsts[block], number[block])
             images = np.arange(start, end) - np.repeat(self._ends[block] - number[block], number[block])
             self._values[start:end] = _hashes(hashes, images) >> 32
-        self._part(np.unique(np.concatenate(told)) if told else np.empty(0, np.uint32))
+        self._draw_again(np.unique(np.concatenate(told)) if told else np.empty(0, np.uint32))
 
     def of(self, place: int) -> Values:
         """The seeds of the row at a place in the table."""
@@ -81,7 +82,7 @@ class Seeds:
         """The seeds of 64 bits of one image of each row, whether or not it is made."""
         return _hashes(self._firsts, image)
 
-    def _part(self, told: Values) -> None:
+    def _draw_again(self, told: Values) -> None:
         """Draw again what meets another one."""
         import numpy as np
 

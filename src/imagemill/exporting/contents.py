@@ -15,7 +15,7 @@ from imagemill.dataset.folder import Dataset
 from imagemill.dataset.journal import blanks_of
 from imagemill.errors import LockedError, UsageError
 from imagemill.layouts.base import Picture
-from imagemill.records import order_of
+from imagemill.records import files_of, order_of
 from imagemill.selecting.subsets import stem_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class Pictures:
         for part in self.dataset.parts:
             for record in sorted(part.records(), key=lambda record: order_of(record["file_name"])):
                 if self.kept is None or record["file_name"] in self.kept:
-                    yield Picture(part.folder / record["file_name"], record)
+                    path, *_ = [part.path(name) for name in files_of(record)]
+                    yield Picture(path, record)
 
 
 @dataclass(frozen=True, slots=True)

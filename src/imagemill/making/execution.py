@@ -110,15 +110,16 @@ def raise_if_all_failed(dataset: Dataset) -> None:
     """Raise SomeFailed when a finished dataset has no image at all."""
     counts = dataset.counts()
     if counts.failed and not counts.done and not counts.pending:
+        failed = sum(counts.failed.values())
         first = next(iter(dataset.failures().values()))
         if counts.failed.keys() == {"not_accepted"}:
             raise SomeFailed(
-                f"no image was accepted for any of {counts.requests:,} requests, the first of the row `{first['id']}`, "
+                f"no image was accepted for any of {failed:,} requests, the first of the row `{first['id']}`, "
                 f"{first['request']['prompt']!r:.100}: {first['message']}",
                 "ask for less, or give the same command with more `--max-tries`",
             )
         raise SomeFailed(
-            f"all {counts.requests:,} requests failed, the first with {first['reason']}: {first['message']}",
+            f"all {failed:,} requests failed, the first with {first['reason']}: {first['message']}",
             f"the reasons stand in `{dataset.failures_file}`",
         )
 

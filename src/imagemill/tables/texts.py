@@ -188,8 +188,9 @@ def _blocks_of(texts: Iterable[str] | pa.ChunkedArray) -> Iterator[list[tuple[In
     import numpy as np
 
     if hasattr(texts, "chunks"):
-        for first in range(0, len(texts), _BLOCK):
-            yield list(map(_bytes_of, texts.slice(first, _BLOCK).chunks))
+        column: pa.ChunkedArray = texts
+        for first in range(0, len(column), _BLOCK):
+            yield list(map(_bytes_of, column.slice(first, _BLOCK).chunks))
         return
     left = iter(texts)
     while block := [text.encode() for text in islice(left, _BLOCK)]:
