@@ -17,7 +17,7 @@ from unittest.mock import patch
 import imagemill
 from imagemill import cli, errors
 from imagemill.component import Component, Parameter, component_names, find_component
-from imagemill.dataset.card_columns import MEANINGS
+from imagemill.dataset.card.columns import MEANINGS
 from imagemill.downloading.options import Download
 from imagemill.making.preparation import Making
 from imagemill.models.diffusers.schedulers import SCHEDULERS

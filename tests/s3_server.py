@@ -151,6 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "PUT" and "uploadId" not in query:
             if self.headers.get("If-None-Match") == "*" and name in self.store.objects:
                 raise refused(412, "PreconditionFailed")
+            wanted = self.headers.get("If-Match", "").strip('"')
+            if wanted and (name not in self.store.objects or self.store.objects[name].tag != wanted):
+                raise refused(412, "PreconditionFailed")
             raise Answer(200, headers={"ETag": f'"{self.store.put(name, body).tag}"'})
         self._in_parts(name, query, body)
 

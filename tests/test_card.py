@@ -205,7 +205,7 @@ def test_removed_images_are_counted() -> None:
         pytest.skip("images cannot be removed yet")
     package.remove(dataset, ["prompt_1_image_0"], reason="asked for")
     assert "| removed | 1 |" in card()
-    assert "1 images were removed since" in card()
+    assert "1 image was removed since" in card()
 
 
 def test_the_card_is_the_same_wherever_and_however_often_it_is_written() -> None:
@@ -283,6 +283,128 @@ def test_pictures_that_were_taken_in_are_not_called_synthetic() -> None:
     assert "- `caption`, a description with `fake`" in card()
 
 
+# what it was made from
+
+
+def licensed(name: str, told: str = "") -> str:
+    """A folder of pictures whose card names their license."""
+    picture(f"{name}/a.png"), picture(f"{name}/b.png", seed=1)
+    for file in ("a", "b"):
+        Path(name, f"{file}.txt").write_text(f"picture {file}")
+    if told:
+        Path(name, "README.md").write_text(f"---\nlicense: {told}\n---\n")
+    return name
+
+
+@pytest.mark.parametrize("imported", [False, True])
+@pytest.mark.parametrize(("told", "expected"), [("cc-by-nc-4.0", "cc-by-nc-4.0"), ("", "unknown"), ("mit", "mit")])
+def test_what_is_made_of_pictures_keeps_their_license(told: str, expected: str, imported: bool) -> None:
+    source: Any = licensed("pictures", told)
+    if imported:
+        source = package.import_dataset(source, "taken")
+    made_of = package.augment(source, "out", model="fake", seed=1, captioner="fake")
+    assert front()["license"] == expected
+    assert made_of.job["steps"][0]["license"] == "cc0-1.0"
+    assert ("**Not for commercial use:** the pictures that images were made from" in card()) == ("nc" in told)
+    assert "of what `fake` makes" in card()
+    assert "source_license" not in again("out")["steps"][0]
+    # The license of the sources is asked for once.
+    Path("pictures/README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    package.augment(source, "out", model="fake", seed=1, captioner="fake")
+    assert front()["license"] == expected
+
+
+def test_licenses_that_ask_for_different_things_are_both_told() -> None:
+    package.augment(licensed("pictures", "cc-by-nc-4.0"), "out", model="fake", seed=1, captioner="fake")
+    relicensed("out", license="openrail++")
+    Path("out/README.md").write_text(render_card(Dataset("out")))
+    assert front()["license"] == "other"
+    assert front()["license_name"] == "openrail++ and cc-by-nc-4.0"
+    assert "License: `openrail++`, of what `fake` makes; `cc-by-nc-4.0`, of the pictures" in card()
+    package.export("out", "parquet", "export", license="other", license_link="https://example.org/terms")
+    assert front("export").get("license_name") is None
+    assert "[`other`](https://example.org/terms), for the dataset" in card("export")
+
+
+def test_merged_datasets_keep_every_license_and_every_reason() -> None:
+    generated("one", 6)
+    package.select("one", "some", where="topic = 't0'")
+    generated("two", 3, seed=2)
+    relicensed("two", license="cc-by-nc-4.0")
+    package.merge(["some", "two"], "out")
+    assert front()["license"] == "cc-by-nc-4.0"
+    assert "| `some` | 3 | `cc0-1.0` |" in card()
+    assert "| `two` | 3 | `cc-by-nc-4.0` |" in card()
+    assert "**Not for commercial use:**" in card()
+    assert "| one | 3 | `topic != 't0'` |" in card()
+    assert "None: all images" not in card()
+
+
+def test_an_original_does_not_speak_for_the_images_made_of_it() -> None:
+    package.augment(licensed("pictures"), "out", model="fake", seed=1, captioner="fake")
+    assert next(iter(Dataset("out")))["seed"] == -1
+    assert "takes no seed" not in card()
+    assert "pictures as they came, and what an AI model, `fake`, made of them" in card()
+
+
+def test_what_an_export_leaves_out_is_counted() -> None:
+    generated(count=6)
+    package.export("out", "parquet", "export", where="topic = 't0'")
+    assert "| the dataset, for this export | 3 | not `topic = 't0'` |" in card("export")
+    assert "None: all images" not in card("export")
+
+
+def test_counts_of_a_selection_add_up() -> None:
+    package.select(generated(count=6, images_per_prompt=2), "good", sample=5)
+    assert "| images before any was left out | 12 |" in card("good")
+    assert "| left out by selections | 7 |" in card("good")
+    assert "asked for" not in card("good").partition("## Creation")[2].partition("**Made again")[0]
+    assert "chosen by figures" not in card("good")
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected", "absent"),
+    [
+        ("parquet", ["image", "text", "prompt"], ["file_name"]),
+        ("imagefolder", ["image", "text", "prompt"], ["file_name"]),
+        ("webdataset", ["json", "txt", "png, jpg or webp", "file_name"], ["text"]),
+        ("diffusiondb", ["image_name", "part_id", "cfg", "file_name"], ["image"]),
+    ],
+)
+def test_columns_are_told_as_readers_of_the_layout_see_them(
+    layout: str, expected: list[str], absent: list[str]
+) -> None:
+    generated()
+    captions = {"caption_column": "prompt"} if layout != "diffusiondb" else {}
+    package.export("out", layout, "export", **captions)
+    told = set(re.findall(r"^\| `(.*?)` \|", card("export").partition("## Structure")[2].partition("##")[0], re.M))
+    assert told >= set(expected)
+    assert told.isdisjoint(absent)
+
+
+def test_an_export_that_is_taken_in_says_what_made_its_images(imagemill: Command) -> None:
+    package.score(generated(), "quality")
+    package.export("out", "parquet", "export")
+    assert imagemill("import", "export", "-o", "back").code == 0
+    assert front("back")["task_categories"] == ["text-to-image"]
+    assert front("back")["tags"] == ["synthetic", "image", "imagemill"]
+    assert "| `fake` | the images |" in card("back")
+    assert "Every file that was made says so" in card("back")
+    assert "nobody has told" not in card("back")
+    assert [*Dataset("back")] == [*Dataset("out")]
+    package.export("back", "parquet", "export-2")
+    assert imagemill("import", "export-2", "-o", "back-2").code == 0
+    assert "| `fake` | the images |" in card("back-2")
+
+
+def test_bare_pictures_are_called_nothing_that_they_are_not(imagemill: Command) -> None:
+    picture("pictures/a.png", seed=1)
+    assert imagemill("import", "pictures", "-o", "out").code == 0
+    assert "task_categories" not in front()
+    assert "annotations_creators" not in front()
+    assert "prompt table" not in card().partition("## Citation")[0]
+
+
 # exports
 
 
@@ -296,7 +418,9 @@ def test_an_export_is_called_and_licensed_as_told(imagemill: Command) -> None:
     text = card("export")
     assert "# Red: things\n" in text
     assert "License: `cc-by-4.0`, for the dataset" in text
-    assert f"```bibtex\n{cited}\n```" in text
+    assert f"```bibtex\n{cited}\n\n@misc{{imagemill," in text
+    assert "@misc{fake," in text
+    assert text.count("Image dataset, made with imagemill") == 0
     assert "| `fake` | the images |" in text
 
 
@@ -309,6 +433,7 @@ def test_an_export_is_called_and_licensed_as_told(imagemill: Command) -> None:
         ({"license_link": "https://example.org"}, "without an id of its own"),
         ({"license": "mine", "license_link": "LICENSE"}, "no address"),
         ({"language": "English!"}, "no code of a language: `English!`"),
+        ({"citation": "foo"}, "no BibTeX entry, got: `foo`"),
     ],
 )
 def test_what_the_hub_would_not_take_is_refused(parameters: dict[str, str], message: str) -> None:

@@ -384,6 +384,62 @@ def test_a_random_subset_is_exact_and_only_its_bytes_are_fetched(hub: Hub, downl
     assert not hub.sent.get("metadata.parquet")
 
 
+def test_of_small_images_hardly_more_is_fetched_than_is_said(hub: Hub, download: Download) -> None:
+    """As DiffusionDB has them by the thousand, each smaller than what one could fetch in vain between two."""
+    draw = random.Random(1)
+    for number in range(1, PARTS + 1):
+        entries = {name: {"p": name} for name in members(number) if name.endswith(".png")}
+        more = {f"more-{place}.png": draw.randbytes(2_000) for place in range(960)}
+        entries |= {name: {"p": name} for name in more}
+        small = {name: draw.randbytes(2_000) for name in entries}
+        told = {f"part-{number:06d}.json": json.dumps(entries).encode()}
+        hub.put(zip_name(number), archive({**small, **more, **told}))
+    dry = download("--subset", "random-20", "--dry-run", "--json")
+    ended = download("--subset", "random-20", "--json")
+    assert ended.code == 0, ended.err
+    whole = sum(len(content) for name, content in hub.files.items() if name.endswith(".zip"))
+    assert ended.json["bytes_received"] < 1.3 * dry.json["wanted"]["bytes"]
+    assert ended.json["bytes_received"] < whole / 3
+
+
+def test_a_subset_can_be_loaded(download: Download) -> None:
+    datasets = pytest.importorskip("datasets", reason="the package `datasets` is not installed")
+    assert download("--subset", "random-7").code == 0
+    loaded = datasets.load_dataset("out", split="train")
+    assert sorted(loaded["image_name"]) == sorted(row["image_name"] for row in rows())
+    assert f"A subset of {REPO}" in Path("out/README.md").read_text()
+
+
+def test_a_subset_that_is_refused_leaves_the_folder_to_another(hub: Hub, download: Download) -> None:
+    for number in (2, 3, 4):
+        del hub.files[zip_name(number)]
+    ended = download("--subset", "random-41")
+    assert (ended.code, "41 images are wanted, and there are 40" in ended.err) == (2, True), ended.err
+    assert download("--subset", "random-5").code == 0
+
+
+def test_a_folder_that_is_something_else_is_not_written_into(download: Download) -> None:
+    package.generate([{"prompt": "one"}], "made", model="fake", seed=1)
+    package.export("made", "parquet", "exported")
+    Path("a.txt").write_text("mine")
+    places = {"made/d": "inside of it", "made": "is the dataset", "exported/d": "is the export", "a.txt": "is a file"}
+    for place, said in {**places, "a.txt/d": "is a file"}.items():
+        ended = download("--metadata-only", "-o", place)
+        assert (ended.code, said in ended.err) == (2, True), ended.err
+    assert Path("a.txt").read_text() == "mine"
+    assert not Path("made/d").exists()
+
+
+def test_a_wrong_variable_of_the_hub_is_told(hub: Hub) -> None:
+    script = "import sys; from imagemill.cli import run; sys.exit(run(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "download", REPO, "-o", "out", "--parts", "1"]
+    environment = {**os.environ, "HF_HUB_DOWNLOAD_TIMEOUT": "abc"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ran.returncode == 2, ran.stderr
+    assert "'abc'" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_subsets_are_drawn_by_seed_and_larger_ones_hold_smaller_ones(hub: Hub, imagemill: Command) -> None:
     drawn = {}
     for name, seed in (("random-5", 7), ("random-12", 7), ("random-5", 8), ("first-50", None)):

@@ -21,6 +21,10 @@ TABLE = pa.table(
         "aesthetic": pa.nulls(3),
         "my-column": ["x", "y", "z"],
         "big": [2**53, 2**53 + 1, None],
+        "largest": pa.array([2**64 - 1, 2**64 - 2, None], pa.uint64()),
+        "tiny": pa.array([-1, 127, None], pa.int8()),
+        "street": ["Große STRASSE", "kleine Straße", None],
+        "streets": [["Weg", "STRASSE"], ["Weg"], ["Straße"]],
     }
 )
 YES, NO, UNKNOWN = True, False, None
@@ -61,6 +65,24 @@ YES, NO, UNKNOWN = True, False, None
         ("alignment not in (9007199254740993)", [YES, YES, UNKNOWN]),
         ("alignment < big", [YES, YES, UNKNOWN]),
         ("steps < 99999999999999999999", [YES] * 3),
+        ("steps > -1e40 and steps < 9" + 50 * "9", [YES] * 3),
+        ("largest = 18446744073709551615", [YES, NO, UNKNOWN]),
+        ("largest != 18446744073709551615", [NO, YES, UNKNOWN]),
+        ("18446744073709551614 < largest", [YES, NO, UNKNOWN]),
+        ("largest < 18446744073709551616", [YES, YES, UNKNOWN]),
+        ("largest > 5 and largest > -1", [YES, YES, UNKNOWN]),
+        ("largest > 0.5", [YES, YES, UNKNOWN]),
+        ("largest > big", [YES, YES, UNKNOWN]),
+        ("tiny < largest and largest = largest", [YES, YES, UNKNOWN]),
+        ("alignment < largest", [YES, YES, UNKNOWN]),
+        ("alignment < 18446744073709551615", [YES, YES, UNKNOWN]),
+        ("aesthetic < largest or aesthetic < 18446744073709551615", [UNKNOWN] * 3),
+        ("largest in (18446744073709551615, -1, 99999999999999999999)", [YES, NO, UNKNOWN]),
+        ("tiny in (300, 127, -18446744073709551615)", [NO, YES, UNKNOWN]),
+        ("tiny not in (300)", [YES, YES, UNKNOWN]),
+        ("street contains 'straße'", [YES, YES, UNKNOWN]),
+        ("street contains 'strasse' and street not contains 'groSSe'", [NO, YES, UNKNOWN]),
+        ("streets contains 'straße'", [YES, NO, YES]),
     ],
 )
 def test_what_it_means_and_why_it_does_not_hold(text: str, expected: list[bool | None]) -> None:

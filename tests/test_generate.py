@@ -75,6 +75,22 @@ def test_a_dry_run_shows_final_prompts_and_makes_nothing(imagemill: Command, pro
     assert as_json["model"] == "fake"
 
 
+def test_the_plan_tells_what_has_failed_and_what_was_removed(imagemill: Command, prompts: Path) -> None:
+    job = ("generate", prompts, "-o", "out", *FAKE, "--fail-text", "number 4")
+    assert imagemill(*job, "--max-images", 6).code == 4
+    package.remove("out", ["row-0", "prompt_1_image_0"])
+    ran = imagemill(*job, "--dry-run")
+    assert " · 3 done before · 1 failed before · 2 removed\n" in ran.err
+    assert ran.out.splitlines() == [f"picture number {number}" for number in (2, 3, 4)]
+    plan = imagemill(*job, "--dry-run", "--json").json
+    told = {name: plan[name] for name in ("images", "done", "failed", "removed", "pending")}
+    assert told == {"images": 12, "done": 3, "failed": {"model_error": 1}, "removed": 2, "pending": 6}
+    imagemill(*job)
+    package.remove("out", [f"prompt_{row}_image_0" for row in range(2, 12)])
+    ran = imagemill(*job, "--dry-run")
+    assert (" · 12 removed\n" in ran.err, ran.out) == (True, "")
+
+
 def test_files_are_named_by_row_and_image_and_records_are_in_numeric_order(imagemill: Command, prompts: Path) -> None:
     assert imagemill("generate", prompts, "-o", "out", *FAKE, "--images-per-prompt", 12).code == 0
     names = [record["file_name"] for record in Dataset("out")]

@@ -28,7 +28,9 @@ import imagemill as package
 from imagemill.dataset import Dataset
 from imagemill.dataset.manifest import write_manifest
 from imagemill.dataset.verify import verify
+from imagemill.embedded import read_embedded
 from imagemill.errors import ImagemillError, LockedError, SomeFailed, UsageError
+from imagemill.images import is_marked
 from imagemill.records import RECORD_KEYS
 
 from .conftest import Command
@@ -112,7 +114,7 @@ def test_an_export_comes_back_as_it_was(layout: str, imagemill: Command) -> None
     back = Dataset("back")
     assert [json.dumps(record) for record in back] == [json.dumps(record) for record in dataset]
     assert contents("back/images") == contents("out/images")
-    assert back.job["steps"][1]["scores"] == step["scores"]
+    assert [one["scores"] for one in back.job["steps"] if one["operator"] == "score"] == [step["scores"]]
     assert verify(back) == []
     assert load("back")["train"].features["never"].dtype == "float64"
     assert package.export("back", layout, "again", **more) == Path("again")
@@ -193,9 +195,15 @@ def test_an_export_that_is_damaged_says_so(damage: str) -> None:
         return
     if damage == "cut":
         path.write_bytes(data[:-20])
-    with pytest.raises(UsageError, match=r"prompt_1_image_0\.png` is not as it was written"):
+    with pytest.raises(UsageError, match=r"prompt_1_image_0\.png` is not as it was written") as raised:
         package.import_dataset("export", "back")
     assert not Path("back").exists()
+    assert "delete" not in str(raised.value.hint)
+    assert "`.imagemill-export.json`" in str(raised.value.hint)
+    for state in Path("export").glob(".imagemill-*"):
+        state.unlink()
+    assert [record["id"] for record in taken("export")] == ["0", "2"]
+    assert len(rejects()) == 1
 
 
 def test_pictures_that_were_converted_come_back_as_they_are_there() -> None:
@@ -338,8 +346,45 @@ def test_columns_have_one_type_whatever_came() -> None:
     assert (one["n"], two["n"]) == ('{"a": 1}', "")
     assert (one["model"], one["table_model"]) == ("", 3)
     assert one["empty"] == ""
-    assert (one["when"], two["when"]) == ("2024-01-02 ", "soon")
-    assert load("back")["train"]["some"] == [1.0, None]
+    assert (one["when"], two["when"]) == ("2024-01-02", "soon")
+    loaded = load("back")["train"]
+    assert (loaded["some"], loaded["when"]) == ([1.0, None], ["2024-01-02", "soon"])
+
+
+@every_layout
+def test_times_of_which_some_are_blank_come_back(layout: str) -> None:
+    """Readers of JSON must not take a whole piece for times where there are texts in others."""
+    times = ["2024-01-02T10:00:00", "", "2024-01-04T10:00:00"]
+    write("in/metadata.csv", "file_name,timestamp\n" + "".join(f"{n}.png,{time}\n" for n, time in enumerate(times)))
+    for n in range(len(times)):
+        write(f"in/{n}.png", png(n))
+    assert [record["timestamp"] for record in taken()] == times
+    package.export("back", layout, "export")
+    again = taken("export", "again")
+    assert [record["timestamp"] for record in again] == times
+    if layout == "diffusiondb":
+        found = pq.read_table("export/metadata.parquet")["timestamp"].to_pylist()
+        assert [time and time.isoformat()[:19] for time in found] == [time or None for time in times]
+
+
+def test_times_of_a_prompt_table_leave_without_what_only_readers_of_json_need() -> None:
+    write("prompts.csv", "prompt,timestamp\na red circle,2024-01-02T10:00:00\na blue star,\n")
+    package.generate("prompts.csv", "out", model="fake")
+    package.export("out", "diffusiondb", "ddb")
+    assert pq.read_table("ddb/metadata.parquet")["timestamp"].null_count == 1
+    package.export("out", "parquet", "tables")
+    assert pq.read_table("tables/data")["timestamp"].to_pylist() == ["2024-01-02T10:00:00", ""]
+
+
+def test_a_part_of_nothing_but_times_is_no_other_than_the_next() -> None:
+    Path("in").mkdir()
+    rows = "".join(f"{n:04d}.png,2024-01-02\n" for n in range(1_000))
+    write("in/metadata.csv", f"file_name,day\n{rows}1000.png,\n")
+    for n in range(1_001):
+        write(f"in/{n:04d}.png", png(n % 7))
+    package.import_dataset("in", "back")
+    loaded = load("back")["train"]["day"]
+    assert {day.strip() for day in loaded} == {"2024-01-02", ""}
 
 
 def test_seeds_that_are_too_large_are_kept_as_texts(imagemill: Command) -> None:
@@ -407,6 +452,10 @@ def test_what_the_table_says_and_what_the_file_says_are_both_kept() -> None:
     (record,) = taken()
     assert (record["prompt"], record["embedded_prompt"], record["seed"]) == ("mine", "a fox, (sharp:1.2)", 77)
     assert "embedded_num_inference_steps" not in record
+    write("in/metadata.jsonl", json.dumps({"file_name": "a.png", "clip_skip": 9, "made_with": "a1111"}) + "\n")
+    (record,) = taken(output="again")
+    assert (record["clip_skip"], record["embedded_clip_skip"]) == (9, 2)
+    assert "embedded_made_with" not in record
 
 
 def test_tar_files_of_img2dataset_are_read() -> None:
@@ -557,6 +606,114 @@ def test_diffusiondb_as_others_have_it() -> None:
     assert "../../secret.png" in rejects()
 
 
+@pytest.mark.parametrize("zips", [False, True])
+def test_parts_of_diffusiondb_are_known_wherever_one_begins(zips: bool) -> None:
+    package.generate([{"prompt": f"shape {n}"} for n in range(2)], "out", model="fake", seed=7)
+    package.export("out", "diffusiondb", "ddb", zips=zips)
+    part = "part-000001.zip" if zips else "part-000001"
+    for number, source in enumerate(["ddb/images", f"ddb/images/{part}"]):
+        records = taken(source, f"back{number}")
+        assert [record["prompt"] for record in records] == ["shape 0", "shape 1"]
+        assert [record["seed"] for record in records] == [record["seed"] for record in Dataset("out")]
+        assert "class_name" not in records[0]
+    assert taken(f"ddb/images/{part}", "named", layout="diffusiondb")[1]["prompt"] == "shape 1"
+
+
+def test_edits_of_others_keep_the_column_that_trainers_read() -> None:
+    image = {"bytes": png(1), "path": None}
+    Path("in").mkdir()
+    row = {"input_image": image, "edit_prompt": "make it red", "edited_image": {"bytes": png(2), "path": None}}
+    pq.write_table(pa.Table.from_pylist([row]), "in/train.parquet")
+    (record,) = taken()
+    assert (record["prompt"], record["edit_prompt"]) == ("make it red", "make it red")
+    package.export("back", "parquet", "export")
+    assert {"input_image", "edit_prompt", "edited_image"} <= set(pq.read_table("export/data").column_names)
+
+
+def test_cells_of_csv_files_are_what_readers_take_them_for() -> None:
+    write(
+        "in/metadata.csv",
+        "file_name,prompt,score,some,count,flag,code,version\n"
+        "0.png,7,0.5,,3,true,007,1.0\n1.png,8,1.5,2,4,False,008,1.0.1\n",
+    )
+    for n in range(2):
+        write(f"in/{n}.png", png(n))
+    one, two = taken()
+    assert (one["score"], one["some"], one["count"], one["flag"]) == (0.5, None, 3, True)
+    assert (two["score"], two["some"], two["count"], two["flag"]) == (1.5, 2.0, 4, False)
+    assert (one["prompt"], one["code"], one["version"]) == ("7", "007", "1.0")
+    package.select("back", "high", where="score > 1")
+    assert len(Dataset("high")) == 1
+
+
+def test_a_column_that_only_sounds_like_files_is_one_of_texts() -> None:
+    rows = [{"file_name": f"{n}.png", "lora_file_name": "style.safetensors"} for n in range(2)]
+    write("in/metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    for n in range(2):
+        write(f"in/{n}.png", png(n))
+    assert [record["lora_filename"] for record in taken()] == ["style.safetensors"] * 2
+    write("in/metadata.jsonl", json.dumps({"file_name": "0.png", "mask_file_name": "masks/0.png"}) + "\n")
+    with pytest.raises(SomeFailed, match=r"`masks/0\.png`, which it names, is absent"):
+        package.import_dataset("in", "named")
+
+
+def test_what_is_left_out_of_a_folder_is_told(imagemill: Command) -> None:
+    write("in/a.png", png(1))
+    write("in/a.txt", "a fox")
+    Image.new("RGB", (8, 8)).save("in/b.jfif", "JPEG")
+    for name in ("m.pkl", "n.pkl", "captions.csv", "noext", "README.md"):
+        write(f"in/{name}", "text")
+    ran = imagemill("import", "in", "-o", "back")
+    assert ran.code == 0
+    assert "left out: 2 × `.pkl`, 1 × `.csv`, 1 × `noext`" in ran.err
+    assert len(Dataset("back")) == 2
+    write("in/metadata.jsonl", '{"file_name": "a.png"}\n{"file_name": "b.jfif"}\n')
+    assert "2 × `.pkl`, 1 × `.txt`, 1 × `.csv`" in imagemill("import", "in", "-o", "named").err
+
+
+def test_a_folder_of_splits_says_what_is_in_it(imagemill: Command) -> None:
+    for split in ("train", "test"):
+        write(f"in/{split}/a.png", png(1))
+    assert imagemill("import", "in", "-o", "back").code == 0
+    ran = imagemill("verify", "back")
+    assert ran.code == 2
+    assert "name `back/test` or `back/train`" in ran.err
+
+
+def test_the_numbers_of_kohya_are_no_part_of_classes() -> None:
+    for n, folder in enumerate(["10_cat", "5_dog"]):
+        write(f"in/{folder}/{n}.png", png(n))
+        write(f"other/{folder[0]}_cat/{n}.png", png(n))
+    assert [record["class_name"] for record in taken()] == ["cat", "dog"]
+    assert [record["class_name"] for record in taken("other", "kept")] == ["1_cat", "5_cat"]
+
+
+def test_samplers_beside_pictures_have_one_name() -> None:
+    for n, sampler in enumerate(["k_euler", "euler"]):
+        write(f"in/{n}.png", png(n))
+        write(f"in/{n}.json", json.dumps({"sampler": sampler}))
+    assert [record["scheduler"] for record in taken()] == ["euler", "euler"]
+
+
+def test_what_cannot_be_a_source_says_why() -> None:
+    write("in/a.png", png(1))
+    write("in/metadata.csv", "file_name;text\na.png;a fox\n")
+    with pytest.raises(SomeFailed, match=r"there is no `file_name` among `file_name;text`"):
+        package.import_dataset("in", "back")
+    write("pictures.tar.gz", b"\x1f\x8b")
+    with pytest.raises(UsageError) as raised:
+        package.import_dataset("pictures.tar.gz", "back")
+    assert raised.value.hint == "unpack it first"
+    write("broken.parquet", b"PAR1")
+    with pytest.raises(UsageError, match="cannot be read as a table"):
+        package.import_dataset("broken.parquet", "back")
+    generated(count=1)
+    package.export("out", "parquet", "export")
+    with pytest.raises(UsageError) as raised:
+        package.export("export", "webdataset", "again")
+    assert "`imagemill import export -o FOLDER`" in str(raised.value.hint)
+
+
 # what cannot be taken in
 
 
@@ -601,6 +758,36 @@ def test_turned_and_transparent_pictures_are_what_readers_show(imagemill: Comman
     assert (turned["width"], turned["height"], turned["file_name"]) == (16, 8, "prompt_1_image_0.png")
     assert Dataset("back").image(clear["file_name"]).getpixel((0, 0)) == (255, 255, 255)
     assert verify(Dataset("back")) == []
+
+
+MARK = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" Iptc4xmpExt:DigitalSourceType='
+    '"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>'
+)
+PARAMETERS = "a red fox\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_conversion_keeps_what_a_picture_tells_of_its_origin(mode: str) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", PARAMETERS)
+    info.add_text("workflow", '{"nodes": []}')
+    info.add_itxt("XML:com.adobe.xmp", MARK)
+    Path("in").mkdir()
+    Image.new(mode, (8, 8)).save("in/a.png", pnginfo=info)
+    (record,) = taken()
+    assert (record["prompt"], record["seed"]) == ("a red fox", 5)
+    image = Dataset("back").image(record["file_name"])
+    assert is_marked(image)
+    assert (image.info["parameters"], image.info["workflow"]) == (PARAMETERS, '{"nodes": []}')
+    for image_format, quality in (("jpeg", 90), ("webp", None), ("webp", 80)):
+        output = f"as-{image_format}-{quality}"
+        package.export("back", "imagefolder", output, image_format=image_format, quality=quality)
+        (path,) = Path(output).glob("train/*/prompt_0*")
+        with Image.open(path) as image:
+            assert is_marked(image)
+            assert (read_embedded(image)["seed"], read_embedded(image)["prompt"]) == (5, "a red fox")
 
 
 def test_archives_lead_nowhere(imagemill: Command) -> None:
@@ -843,6 +1030,22 @@ def test_stopped_before_the_last_card_it_is_written_next_time(divided: bool, mon
             package.import_dataset(source, "back")
     package.import_dataset(source, "back")
     assert contents("back") == contents("whole")
+
+
+def test_a_folder_that_may_not_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("in/a.png", png())
+    write("in/locked/b.png", png())
+    looked = os.scandir
+
+    def look(path: Any) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return looked(path)
+
+    monkeypatch.setattr(os, "scandir", look)
+    with pytest.raises(UsageError, match="locked` cannot be read: Permission denied"):
+        package.import_dataset("in", "back")
+    assert not Path("back").exists()
 
 
 def test_texts_that_are_none_are_told() -> None:

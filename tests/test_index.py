@@ -46,6 +46,7 @@ WHERES = (
     "", "score > 0.5", "score < 0.1 or whole = 3", "score is null", "not (score > 0.2)", "note = 'b' and score > 0.3",
     "note is null", "note in ('a', 'c')", "note contains 'B'", "prompt contains 'cat' and not flag", "flag",
     "whole > score", "prompt = note", "tags contains 'x'", "empty is null", "empty > 3", "not prompt contains 'a'",
+    "prompt contains 'STRASSE'",
 )  # fmt: skip
 
 
@@ -181,6 +182,22 @@ def test_hundreds_of_questions_are_answered_as_by_looking_at_every_row(
             assert page.numbers == expected[offset : offset + limit], query
             assert page.records == [known[number] for number in page.numbers], query
             assert numbers(index, query) == expected, query
+
+
+def test_a_search_finds_what_contains_finds(small_segments: None) -> None:
+    index = Index(write_table(some_rows(1_000)))
+    for term in (term for term in TERMS if "'" not in term):
+        expected = numbers(index, Query(where=f"prompt contains '{term}'"))
+        assert numbers(index, Query(search=term)) == expected, term
+        assert numbers(index, Query(search=term, search_column="note")) == numbers(
+            index, Query(where=f"note contains '{term}'")
+        )
+
+
+def test_whole_numbers_of_64_bits_are_compared_exactly(imagemill: Command) -> None:
+    pq.write_table(pa.table({"big": pa.array([2**64 - 1 - row for row in range(3_000)], pa.uint64())}), "t.parquet")
+    for where, count in (("big = 18446744073709551615", 1), ("big > 18446744073709551610", 5), ("big > 7", 3_000)):
+        assert imagemill("query", "t.parquet", "--count", "--where", where).out == f"{count}\n"
 
 
 def test_a_page_at_any_depth_is_the_same_whichever_was_asked_first(small_segments: None) -> None:
@@ -595,7 +612,8 @@ def test_the_command_shows_rows_and_counts(imagemill: Command) -> None:
         "numbers": [5],
         "parts": [2],
     }
-    assert imagemill("query", folder, "--search", "nobody").out == "\n"
+    found = imagemill("query", folder, "--search", "nobody")
+    assert (found.out, found.err) == ("", "no rows\n")
     assert imagemill("query", folder, "--count", "--json").json == {"count": 6}
     assert imagemill("query", folder, "--histogram", "score", "--bins", "2", "--json").json["bins"][1]["count"] == 3
     assert imagemill("query", folder, "--statistics", "--columns", "score", "--json").json[0]["max"] == 1001.0
@@ -611,7 +629,19 @@ def test_the_command_shows_rows_and_counts(imagemill: Command) -> None:
         (["--columns", "promt"], "did you mean `prompt`?"),
         (["--search", "x", "--search-column", "score"], "`score` is a number, and no text"),
         (["--histogram", "nothing"], "there is no column `nothing`"),
-        (["--histogram", "score", "--bins", "0"], "at least one bin"),
+        (["--histogram", "score", "--bins", "0"], "1 to 1,000 bins"),
+        (["--histogram", "score", "--bins", "100000"], "1 to 1,000 bins, got: 100,000"),
+        (["--sample", "1", "--search", "nobody"], "ask for other rows"),
+        (["--columns", ""], "`--columns` names no column"),
+        (["--sample", "3", "--limit", "2"], "`--limit` does not go with `--sample`"),
+        (["--sample", "3", "--by", "score"], "`--by` does not go with `--sample`"),
+        (["--count", "--offset", "0"], "`--offset` does not go with `--count`"),
+        (["--count", "--columns", "score"], "`--columns` does not go with `--count`"),
+        (["--seed", "0"], "`--seed` needs `--sample`"),
+        (["--statistics", "--bins", "3"], "`--bins` does not go with `--statistics`"),
+        (["--bins", "3"], "`--bins` needs `--histogram`"),
+        (["--ascending"], "`--ascending` needs `--by`"),
+        (["--search-column", "prompt"], "`--search-column` needs `--search`"),
         (["--sample", "99"], "a sample of 99 of 3 rows"),
         (["--sample", "0"], "a sample of 0 of 3 rows"),
         (["--limit", "0"], "a page"),
@@ -624,3 +654,31 @@ def test_what_cannot_be_asked_is_told(imagemill: Command, arguments: list[str], 
     found = imagemill("query", dataset_of(1, each=3), *arguments)
     assert (found.code, found.out) == (2, "")
     assert said in found.err
+
+
+def test_numbers_that_json_does_not_know_are_texts_in_it(imagemill: Command) -> None:
+    pq.write_table(pa.table({"f": [float("inf"), -float("inf"), 0.5]}), "t.parquet")
+    found = imagemill("query", "t.parquet", "--json")
+    assert "Infinity," not in found.out
+    assert [row["f"] for row in found.json["records"]] == ["Infinity", "-Infinity", 0.5]
+    (figures,) = imagemill("query", "t.parquet", "--statistics", "--json").json
+    assert (figures["min"], figures["max"], figures["mean"]) == ("-Infinity", "Infinity", None)
+
+
+def test_a_table_without_rows_has_columns_all_the_same(imagemill: Command) -> None:
+    kinds = {"prompt": pa.string(), "note": pa.string(), "score": pa.float32(), "flag": pa.bool_()}
+    pq.write_table(pa.table({name: pa.array([], kind) for name, kind in kinds.items()}), "t.parquet")
+    for arguments in (
+        ("--where", "prompt contains 'a' and note = 'b' and score > 1 and not flag"),
+        ("--search", "a", "--by", "score"),
+        ("--by", "note", "--columns", "prompt,note"),
+    ):
+        found = imagemill("query", "t.parquet", *arguments)
+        assert (found.code, found.out, found.err) == (0, "", "no rows\n")
+    assert [line.split()[0] for line in imagemill("query", "t.parquet", "--statistics").out.splitlines()[1:]] == [
+        *kinds
+    ]
+    assert imagemill("query", "t.parquet", "--histogram", "note").out == ""
+    assert imagemill("query", "t.parquet", "--histogram", "score").out == ""
+    assert "did you mean `prompt`" in imagemill("query", "t.parquet", "--columns", "promt").err
+    assert imagemill("query", dataset_of(0), "--statistics", "--search-column", "x", "--search", "y").code == 2

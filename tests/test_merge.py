@@ -205,7 +205,7 @@ def test_vectors_follow_their_images_and_pictures_taken_in_mix_with_made_ones(im
     names, vectors = Vectors(common.folder, "embedding").read("part-000001")
     assert (names, vectors.shape) == (["prompt_1_image_0", "prompt_3_image_0"], (2, 3))
     assert common.job["steps"][0]["model"] == ""
-    assert common.job["steps"][0]["license"] == "other"
+    assert common.job["steps"][0]["license"] == "unknown"
     assert "all · merged · 4 images asked for" in imagemill("status", "all").out
     assert "`all` is a merge, which has no failed requests" in imagemill("retry", "all").err
     assert imagemill("report", "all", "-o", "report.html").code == 0
@@ -293,12 +293,28 @@ def test_split_is_a_selection_of_all_images(imagemill: Command) -> None:
     assert not ids[0] & ids[1]
     ran = imagemill("split", "a", "-o", "shares", "--into", 3, "--json")
     assert list(ran.json["splits"]) == ["split_0", "split_1", "split_2"]
-    assert sum(ran.json["splits"].values()) == 40
+    assert sorted(ran.json["splits"].values()) == [12, 14, 14]
     merged = package.merge([f"shares/split_{number}" for number in range(3)], "again")
     kept = ("id", "seed", "sha256")
     assert sorted(of(merged, *kept)) == sorted(of(Dataset("a"), *kept))
+    for into, shares in ((2, [20, 20]), (19, [2] * 18 + [4])):
+        ran = imagemill("split", "a", "-o", f"into-{into}", "--into", into, "--json")
+        assert sorted(ran.json["splits"].values()) == shares
+    assert "ask for fewer" in imagemill("split", "a", "-o", "wrong", "--into", 21).err
     for wrong in (["train=0.9"], ["--into", 1], ["train=0.5", "test=0.5", "--into", 2], []):
         assert imagemill("split", "a", "-o", "wrong", *wrong).code == 2
+
+
+def test_a_dataset_that_is_being_written_is_neither_divided_nor_merged(imagemill: Command) -> None:
+    with pytest.raises(package.LimitReached):
+        package.generate(rows(*range(4)), "a", model="fake", seed=1, images_per_prompt=2, max_images=6)
+    made("b", rows(5, 6))
+    assert "`a` lacks 2 images: divided as it stands" in imagemill("split", "a", "-o", "parted", "--into", 2).err
+    with Dataset("a").lock():
+        for command in (["merge", "a", "b"], ["split", "a", "--into", 3]):
+            ran = imagemill(*command, "-o", "wrong")
+            assert (ran.code, "`a` is being written by process" in ran.err) == (5, True), ran.err
+    assert not Path("wrong").exists()
 
 
 def test_nothing_is_left_of_a_merge_without_one_of_its_files() -> None:

@@ -22,6 +22,7 @@ from imagemill.cli import run
 from imagemill.dataset import Dataset
 from imagemill.errors import ImagemillError, MissingExtra, UsageError
 from imagemill.publishing import checks, stores
+from imagemill.publishing.hub import HubRepository
 from imagemill.publishing.target import Exported, File
 
 from .conftest import Command
@@ -88,6 +89,13 @@ def files_in(folder: Path | str) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
+def same_but_card(tree: dict[str, bytes], local: Path | str) -> bool:
+    """Whether a repository holds what a folder holds, but for the card, which names the repository."""
+    names = (".gitattributes", "README.md", MANIFEST)
+    expected = files_in(local)
+    return without(tree, *names) == without(expected, *names) and set(tree) - {".gitattributes"} == set(expected)
+
+
 def without(files: dict[str, bytes], *names: str) -> dict[str, bytes]:
     return {name: data for name, data in files.items() if name not in names}
 
@@ -130,7 +138,8 @@ def test_main_holds_nothing_or_everything_and_says_what(hub: Hub, imagemill: Com
     assert f"{hub.url}/datasets/{REPOSITORY} (private)" in done.err
     repository = hub.repositories[REPOSITORY]
     local = package.export(dataset, "webdataset", "local")
-    assert without(repository.tree(), ".gitattributes") == files_in(local)
+    assert same_but_card(repository.tree(), local)
+    assert f'load_dataset("{REPOSITORY}", split="train")' in repository.tree()["README.md"].decode()
     assert repository.private
     assert [request.status for request in repository.requests.values()] == ["merged"]
     # The empty repository, the pull request and the merge.
@@ -163,12 +172,66 @@ def test_a_later_export_takes_the_place_of_an_earlier_one(hub: Hub) -> None:
     repository = hub.repositories[REPOSITORY]
     repository.tree()["LICENSE"] = b"CC0"
     add(dataset, note=lambda n: f"note {n}")
-    package.export(dataset, "parquet", URL)
-    expected = {**files_in(package.export(dataset, "parquet", "local")), "LICENSE": b"CC0"}
-    assert without(repository.tree(), ".gitattributes") == expected
-    repository.tree().pop("LICENSE")
-    package.export(dataset, "imagefolder", URL)
-    assert without(repository.tree(), ".gitattributes") == files_in(package.export(dataset, "imagefolder", "local-2"))
+    package.export(dataset, "parquet", URL, replace=True)
+    assert repository.tree().pop("LICENSE") == b"CC0"
+    assert same_but_card(repository.tree(), package.export(dataset, "parquet", "local"))
+    package.export(dataset, "imagefolder", URL, replace=True)
+    assert same_but_card(repository.tree(), package.export(dataset, "imagefolder", "local-2"))
+
+
+def test_an_export_of_something_else_is_not_replaced_by_accident(hub: Hub, store: Store, imagemill: Command) -> None:
+    generated()
+    package.generate([{"prompt": "another"}], "other", model="fake", seed=1, width=8, height=8)
+    for place in (URL, f"s3://{BUCKET}/a"):
+        package.export("out", "parquet", place)
+        before = (dict(hub.repositories[REPOSITORY].tree()), store.names())
+        for said, asked in {
+            "holds an export in the layout `parquet`": ["out", "webdataset"],
+            "holds an export with other parameters": ["out", "parquet", "--license", "cc-by-4.0"],
+            "holds an export of another dataset": ["other", "parquet"],
+        }.items():
+            ran = imagemill("export", *asked, "-o", place)
+            assert (ran.code, f"`{place}` {said}" in ran.err, "--replace" in ran.err) == (2, True, True), ran.err
+        assert (hub.repositories[REPOSITORY].tree(), store.names()) == before
+        assert imagemill("export", "other", "parquet", "-o", place, "--replace").code == 0
+        assert imagemill("export", "other", "parquet", "-o", place).code == 0
+
+
+def test_of_two_uploads_at_once_one_is_told(hub: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    generated()
+    second = generated("second", 3)
+    for kind, step, place in ((HubRepository, "_begun", URL), (stores.StorePrefix, "_check", f"s3://{BUCKET}/a")):
+        original = getattr(kind, step)
+
+        def meanwhile(self: Any, *asked: Any, kind: Any = kind, step: str = step, original: Any = original) -> Any:
+            # Only the first one comes here: the other is done before it goes on.
+            monkeypatch.setattr(kind, step, original)
+            package.export(second, "parquet", self.url, replace=True)
+            return original(self, *asked)
+
+        monkeypatch.setattr(kind, step, meanwhile)
+        with pytest.raises(ImagemillError):
+            package.export("out", "parquet", place)
+    local = package.export(second, "parquet", "local")
+    assert same_but_card(hub.repositories[REPOSITORY].tree(), local)
+    assert {name.removeprefix("a/"): found.data for name, found in store.objects.items()} == files_in(local)
+
+
+def test_a_place_that_looks_like_a_url_is_no_folder(imagemill: Command) -> None:
+    generated()
+    for place in ("hf:/someone/name", "S3:/bucket/a", "file:/tmp/a"):
+        ran = imagemill("export", "out", "parquet", "-o", place)
+        assert (ran.code, "is neither a folder nor a place" in ran.err) == (2, True), ran.err
+    for place in ("s3://bucket/a/../b", "s3://bucket//a", "s3://bucket/./a"):
+        ran = imagemill("export", "out", "parquet", "-o", place)
+        assert (ran.code, "in its path" in ran.err) == (2, True), ran.err
+    assert {path.name for path in Path().iterdir()} == {"out"}
+
+
+def test_a_lost_image_is_told(hub: Hub, imagemill: Command) -> None:
+    next(generated().folder.glob("images/*/*.png")).unlink()
+    ran = imagemill("export", "out", "parquet", "-o", URL, "--dry-run")
+    assert (ran.code, "is absent" in ran.err, "imagemill verify" in ran.err) == (2, True, True), ran.err
 
 
 def test_what_is_not_ours_is_not_touched(hub: Hub) -> None:
@@ -227,7 +290,7 @@ def test_several_commits_are_merged_at_once(hub: Hub, monkeypatch: pytest.Monkey
     hub.fault = lambda _, __: None
     package.export("out", "imagefolder", URL)
     assert [request.status for request in repository.requests.values()] == ["merged"]
-    assert without(repository.tree(), ".gitattributes") == files_in(package.export("out", "imagefolder", "local"))
+    assert same_but_card(repository.tree(), package.export("out", "imagefolder", "local"))
 
 
 @pytest.mark.parametrize(
@@ -313,7 +376,7 @@ def test_a_changed_dataset_does_not_continue_an_older_upload(hub: Hub) -> None:
     package.export(dataset, "parquet", URL)
     repository = hub.repositories[REPOSITORY]
     assert [request.status for request in repository.requests.values()] == ["closed", "merged"]
-    assert without(repository.tree(), ".gitattributes") == files_in(package.export(dataset, "parquet", "local"))
+    assert same_but_card(repository.tree(), package.export(dataset, "parquet", "local"))
 
 
 def test_who_cannot_reach_the_hub_is_told_so(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -542,7 +605,7 @@ def test_a_later_export_replaces_an_earlier_one_under_a_prefix(store: Store) -> 
     assert f"a/{MARK}" not in store.names()
     store.fault = lambda _, __: None
     store.calls.clear()
-    package.export(dataset, "parquet", f"s3://{BUCKET}/a")
+    package.export(dataset, "parquet", f"s3://{BUCKET}/a", replace=True)
     expected = {**files_in(package.export(dataset, "parquet", "local")), "LICENSE": b"CC0"}
     assert {name.removeprefix("a/"): found.data for name, found in store.objects.items()} == expected
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -270,8 +271,13 @@ def test_what_could_not_be_read_of_the_same_row_goes_and_stays_away() -> None:
     [
         (["--id", "name-3", "nobody", "prompt_99_image_0.png"], "no image or row `nobody`, `prompt_99_image_0.png`"),
         (["--prompt", "a portrait"], "no image or row `a portrait`"),
-        (["--prompt", "A portrait, number 3."], "did you mean `a portrait, number 3.`?"),
-        (["--id", "name_3"], "did you mean `name-3`?"),
+        (["--prompt", "A portrait, number 3."], "letters are compared exactly: `a portrait, number 3.`"),
+        (["--id", "name_3"], "no image or row `name_3`"),
+        (["--id", "PROMPT_2_image_0"], "letters are compared exactly: `prompt_2_image_0`"),
+        (["--id", "prompt_0_image_0,prompt_1_image_0"], "put blanks between names, no commas"),
+        (["--id", "/etc/prompt_7_image_0.png"], "no image or row `/etc/prompt_7_image_0.png`"),
+        (["--id", "images/part-000009/prompt_7_image_0.png"], "no image or row"),
+        (["--id", "prompt_5_image_0.jpg"], "no image or row `prompt_5_image_0.jpg`"),
         ([], "nothing says what to remove"),
         (["--from-file", "absent.txt"], "`absent.txt` cannot be read"),
         (["--from-file", "empty.txt"], "`empty.txt` names nothing"),
@@ -303,6 +309,64 @@ def test_a_list_of_images_and_rows_and_the_same_again(dataset: Dataset, imagemil
     assert again.code == 0
     assert again.json["removed_before"] == ["prompt_1_image_0.png"]
     assert len(events("out")) == 5
+
+
+def test_a_list_can_be_given_again_and_to_other_datasets(dataset: Dataset, imagemill: Command) -> None:
+    Path("list.txt").write_text("# reported\n  prompt_1_image_0 \nprompt_1_image_0.png\nname-2\n")
+    first = imagemill("remove", "out", "--from-file", "list.txt", "--json")
+    assert first.json["images"] == ["prompt_1_image_0", "prompt_2_image_0", "prompt_2_image_1"]
+    package.generate([{"prompt": text} for text in ("one", "two", "three")], "other", model="fake", seed=1)
+    for folder, before, unknown in (
+        ("out", ["prompt_1_image_0", "prompt_1_image_0.png"], ["name-2"]),
+        ("other", [], ["name-2"]),
+    ):
+        ran = imagemill("remove", folder, "--from-file", "list.txt")
+        assert (ran.code, "no image or row `name-2`: nothing was removed" in ran.err) == (2, True), ran.err
+        assert "--ignore-unknown" in ran.err
+        again = imagemill("remove", folder, "--from-file", "list.txt", "--ignore-unknown", "--json")
+        assert (again.code, again.json["removed_before"], again.json["unknown"]) == (0, before, unknown)
+        assert "passed over, since nobody knows them here: name-2" in again.err
+    # Rows without ids of their own are called as they are counted, also when nothing is left of one.
+    package.remove("other", "0")
+    assert imagemill("remove", "other", "--id", "0", "--json").json["removed_before"] == ["0"]
+
+
+def test_a_row_of_which_nothing_is_made_yet_is_named_by_its_number(imagemill: Command) -> None:
+    job = {"model": "fake", "seed": 1, "images_per_prompt": 2, "batch_size": 2}
+    for folder, rows in (("out", ROWS), ("plain", [{"prompt": row["prompt"]} for row in ROWS])):
+        with pytest.raises(package.LimitReached):
+            package.generate(rows, folder, **job, max_images=4)
+        before = contents(Path(folder))
+        for asked in ("12", "prompt_12", "prompt_9_image_0", "prompt_0", *(["9"] if folder == "out" else [])):
+            with pytest.raises(UsageError, match=f"no image or row `{asked}`") as error:
+                package.remove(folder, asked)
+            assert "did you mean" not in error.value.hint
+        assert contents(Path(folder)) == before
+        ran = imagemill("remove", folder, "--id", "prompt_9" if folder == "out" else "9", "--json")
+        assert (ran.code, ran.json["images"], ran.json["rows"]) == (0, [], [9]), ran.err
+        assert "1 row without an image yet removed" in ran.err
+        counts = package.generate(rows, folder, **job).counts()
+        assert (counts.done, counts.removed, counts.pending) == (22, 2, 0)
+        assert not list(Path(folder).rglob("prompt_9_*"))
+
+
+def test_what_stands_above_splits_is_right_after_a_kill_before_it(dataset: Dataset) -> None:
+    from imagemill.dataset import splits
+
+    package.select(dataset, "parted", split="train=0.6,test=0.4")
+    gone = next(iter(Dataset("parted/train")))
+
+    def killed() -> int:
+        splits.write_file = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        return run(["remove", "parted/train", "--id", gone["id"], "-q"])
+
+    assert fork(killed) == -signal.SIGKILL
+    left = Dataset("parted/train")
+    with left.lock():
+        pass
+    assert f"| `train` | {len(left)} |" in Path("parted/README.md").read_text()
+    assert not Path("parted/train/.imagemill/removing.json").exists()
+    assert verify(left) == []
 
 
 def test_an_id_that_looks_like_an_image_of_another_row_is_not_guessed() -> None:
@@ -405,6 +469,20 @@ def test_nobody_takes_over_what_an_interrupted_removal_has_left(dataset: Dataset
         assert not Path(command[command.index("-o") + 1]).exists()
     assert imagemill("remove", "out", "--id", "name-1").code == 0
     assert imagemill("select", "out", "-o", "some", "--sample", "5").code == 0
+
+
+def test_damaged_records_are_not_lost_by_a_removal_and_can_be_repaired(dataset: Dataset, imagemill: Command) -> None:
+    before = whole("out/images")
+    metadata = Path("out/images/part-000001/metadata.jsonl")
+    metadata.write_text("{" + metadata.read_text())
+    damaged = contents(dataset.folder)
+    ran = imagemill("remove", "out", "--id", "name-7")
+    assert (ran.code, "has damaged lines" in ran.err) == (2, True), ran.err
+    assert contents(dataset.folder) == damaged
+    imagemill("verify", "out", "--repair")
+    package.generate(ROWS, "out", model="fake", seed=1, images_per_prompt=2)
+    assert verify(Dataset("out")) == []
+    assert whole("out/images") == before
 
 
 def test_records_that_name_files_elsewhere_touch_none(dataset: Dataset, imagemill: Command) -> None:

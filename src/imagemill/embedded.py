@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from imagemill.images import embedded_recipe
+from imagemill.images import embedded_recipe, is_composite, is_marked
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -83,6 +83,17 @@ def read_embedded(image: Image.Image) -> Said:
         if text and (said := read(text)):
             return {**said, "made_with": tool}
     return {}
+
+
+def carried(image: Image.Image) -> dict[str, Any]:
+    """What is to stay with the pixels of a picture in another file, as `encode` takes it: all that tells its origin."""
+    recipe = embedded_recipe(image)
+    chunks = getattr(image, "text", {})
+    # These tell also of the file, such as how it must be turned; a recipe writes its own.
+    texts = {key: str(text) for key, text in chunks.items() if not key.startswith(("Raw profile", "XML:com.adobe"))}
+    texts = {} if recipe else {**_exif_texts(image), **texts}
+    texts = {key: text for key, text in texts.items() if text.strip()}
+    return {"recipe": recipe, "mark": is_marked(image), "composite": is_composite(image), "texts": texts}
 
 
 def a1111(text: str) -> Said:

@@ -31,6 +31,8 @@ MAX_BYTES = 64 * 2**20
 
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _MADE, _COMPOSITE = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+_ORIGIN = re.compile(rf"digitalsourcetype/({_MADE}|{_COMPOSITE})\b")
+"""As an element, an attribute or a resource."""
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -82,16 +84,18 @@ _SAMPLER_NAMES = {
 
 
 def encode(
-    pixels: Pixels, image_format: ImageFormat, recipe: Mapping[str, Any] | None, mark: bool, composite: bool = False
-) -> bytes:
+    pixels: Pixels, image_format: ImageFormat, recipe: Mapping[str, Any] | None, mark: bool, composite: bool = False,
+    texts: Mapping[str, str] | None = None,
+) -> bytes:  # fmt: skip
     """Encode an image with its recipe (None: without) and, when `mark`, the sign that an AI made it.
 
-    `composite`: out of another picture. PNG and WebP are lossless; JPEG has quality 95 without chroma subsampling.
+    `composite`: out of another picture. `texts` are those that another tool wrote, by their names in PNG; JPEG and WebP
+    hold only its `parameters`. PNG and WebP are lossless; JPEG has quality 95 without chroma subsampling.
     The same input gives the same bytes.
     """
     origin = (_COMPOSITE if composite else _MADE) if mark else ""
     if image_format == "png":
-        texts = {}
+        texts = dict(texts or {})
         if recipe is not None:
             texts["parameters"] = a1111_parameters(recipe)
             texts["imagemill"] = json.dumps(recipe, separators=(",", ":"))
@@ -103,15 +107,21 @@ def encode(
     image = Image.fromarray(pixels)
     buffer = io.BytesIO()
     options: dict[str, Any] = {"quality": 95, "subsampling": 0} if image_format == "jpeg" else {"lossless": True}
+    text = (texts or {}).get("parameters", "")
+    if image_format == "jpeg" and len(text.encode("utf-16-be", "replace")) > _SEGMENT:
+        # The last line has the parameters.
+        last = text.rpartition("\n")[2][-_SEGMENT // 8 :]
+        text = f"{text[: _SEGMENT // 8]}\n{last}"
     if recipe is not None:
         if image_format == "jpeg":
             text = a1111_parameters(_fitting(recipe, lambda recipe: a1111_parameters(recipe).encode("utf-16-be")))
             recipe = _fitting(recipe, lambda recipe: _xmp(recipe, origin).encode())
         else:
             text = a1111_parameters(recipe)
+    if text:
         exif = Image.Exif()
         # A bare tag of the Exif folder; A1111 and its readers look for it there.
-        exif.get_ifd(_EXIF_FOLDER)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
+        exif.get_ifd(_EXIF_FOLDER)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be", "replace")
         options["exif"] = exif
     if recipe is not None or mark:
         options["xmp"] = _xmp(recipe, origin).encode()
@@ -126,7 +136,7 @@ def _png(pixels: Pixels, texts: Mapping[str, str]) -> bytes:
     for keyword, text in texts.items():
         # Text that may be anything goes into iTXt, uncompressed, with neither language nor translated keyword.
         plain = text.isascii() and keyword != "XML:com.adobe.xmp"
-        head = keyword.encode() + (b"\0" if plain else b"\0\0\0\0\0")
+        head = keyword.encode("latin-1", "replace") + (b"\0" if plain else b"\0\0\0\0\0")
         parts.append(_chunk(b"tEXt" if plain else b"iTXt", head + text.encode("utf-8", "replace")))
     return b"".join([*parts, _chunk(b"IDAT", _compressed(pixels)), _chunk(b"IEND", b"")])
 
@@ -394,10 +404,19 @@ def embedded_recipe(image: Image.Image) -> dict[str, Any] | None:
 
 
 def is_marked(image: Image.Image) -> bool:
-    """Whether the image says that an AI made it."""
+    """Whether the image says that an AI made it, in whole or in part, whatever tool has written that."""
+    return bool(_origin(image))
+
+
+def is_composite(image: Image.Image) -> bool:
+    """Whether the image says that an AI made a part of it, or made it out of another picture."""
+    return _origin(image) == _COMPOSITE
+
+
+def _origin(image: Image.Image) -> str:
     xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp", b"")
-    text = xmp if isinstance(xmp, str) else xmp.decode(errors="replace")
-    return any(f"{_SOURCE_TYPES}{origin}<" in text for origin in (_MADE, _COMPOSITE))
+    found = _ORIGIN.search(xmp if isinstance(xmp, str) else xmp.decode(errors="replace"))
+    return found[1] if found else ""
 
 
 def psnr(one: Pixels, other: Pixels) -> float:

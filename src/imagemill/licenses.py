@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from imagemill.errors import UsageError, did_you_mean
 
@@ -26,14 +27,32 @@ _NON_COMMERCIAL = re.compile(
 _LIMITED = re.compile(r"stabilityai-(ai-)?community.*|llama.*|grok2-community|gemma|.*-community(-license)?")
 
 
+_FREE = {"cc0-1.0", "pddl", "unlicense", "wtfpl"}
+"""Those that ask for nothing."""
+_AND = " and "
+
+
+def combined(names: Iterable[str]) -> str:
+    """What holds for something made of parts with these licenses: one of them, all of them, or `unknown`.
+
+    Several become `cc-by-4.0 and mit`; those that ask for nothing are told only where there is no other.
+    """
+    found = list(dict.fromkeys(each for name in names for each in name.split(_AND)))
+    if "unknown" in found or not found:
+        return "unknown"
+    asking = [name for name in found if name not in _FREE]
+    return _AND.join(asking) or found[0]
+
+
 def is_non_commercial(license_name: str) -> bool:
-    """Whether a license is known to rule out commercial use."""
-    return bool(_NON_COMMERCIAL.fullmatch(license_name.lower()))
+    """Whether a license, or one of several, is known to rule out commercial use."""
+    return any(map(_NON_COMMERCIAL.fullmatch, license_name.lower().split(_AND)))
 
 
 def is_limited(license_name: str) -> bool:
     """Whether a license is known to allow commercial use only on conditions."""
-    return not is_non_commercial(license_name) and bool(_LIMITED.fullmatch(license_name.lower()))
+    found = any(map(_LIMITED.fullmatch, license_name.lower().split(_AND)))
+    return found and not is_non_commercial(license_name)
 
 
 def check_license(name: str, link: str = "") -> None:

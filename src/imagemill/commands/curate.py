@@ -36,7 +36,9 @@ def remove(arguments: Sequence[str]) -> int:
         metavar="ID",
         help="images by their file names, with or without extension, or rows by their ids",
     )
-    parser.add_argument("--from-file", metavar="FILE", help="the same, one on each line of a text file")
+    parser.add_argument(
+        "--from-file", metavar="FILE", help="the same, one on each line of a text file; `# ` begins a comment"
+    )
     parser.add_argument(
         "--prompt",
         action="append",
@@ -45,12 +47,18 @@ def remove(arguments: Sequence[str]) -> int:
         help="rows by their prompt, letter by letter; can be given several times",
     )
     parser.add_argument("--reason", default="", metavar="TEXT", help="why; it stays on file")
+    parser.add_argument(
+        "--ignore-unknown",
+        action="store_true",
+        help="pass over what this dataset has no image or row of, such as in a list for several datasets",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be removed, and remove nothing")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     parsed = parse(parser, arguments)
     terminal = Terminal(parsed.quiet, parsed.json)
     ids = [*parsed.id, *(_lines(parsed.from_file) if parsed.from_file else ())]
-    options = Remove.parse({"ids": ids, "prompts": parsed.prompt, "reason": parsed.reason}, "remove")
+    asked = {"ids": ids, "prompts": parsed.prompt, "reason": parsed.reason, "ignore_unknown": parsed.ignore_unknown}
+    options = Remove.parse(asked, "remove")
     dataset = Dataset(parsed.dataset)
     if parsed.dry_run:
         found = find(dataset, options)
@@ -70,6 +78,8 @@ def remove(arguments: Sequence[str]) -> int:
         "left_out": list(found.left_out),
         "sources": found.sources,
         "removed_before": list(found.before),
+        "rows": sorted(event["row"] for event in found.removal["events"] if "row" in event),
+        "unknown": list(found.unknown),
     }
     terminal.data(data, str(dataset.folder))
     return 0
@@ -82,7 +92,7 @@ def _lines(path: str) -> list[str]:
         raise UsageError(f"`{path}` cannot be read: {error.strerror}", "name a text file, one id on a line") from None
     except ValueError:
         raise UsageError(f"`{path}` is not UTF-8 text", "name a text file, one id on a line") from None
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("# ")]
     if not lines:
         raise UsageError(f"`{path}` names nothing", "write one id on a line")
     return lines
@@ -95,10 +105,14 @@ def _tell(terminal: Terminal, found: Found, what: str) -> None:
     parts += [number(found.sources, "source picture")] if found.sources else []
     parts += [f"{number(len(found.left_out), 'line')} on what was left out"] if found.left_out else []
     terminal.say(f"{', '.join(parts)} {what}")
+    if found.unmade:
+        terminal.say(f"{number(len(found.unmade), 'row')} without an image yet {what}: of them none is made")
     if found.made_from:
         terminal.say(f"among them, since they were made from one that goes: {', '.join(found.made_from)}")
     if found.before:
-        terminal.say(f"removed before: {', '.join(found.before)}")
+        terminal.say(f"removed before: {number(len(found.before), 'name')}: {', '.join(found.before)}")
+    if found.unknown:
+        terminal.say(f"passed over, since nobody knows them here: {', '.join(found.unknown)}")
     if found.same_bytes:
         terminal.warn(f"these have the same bytes as an image that goes, and stay: {', '.join(found.same_bytes)}")
 
@@ -153,6 +167,7 @@ def merge(arguments: Sequence[str]) -> int:
 def split(arguments: Sequence[str]) -> int:
     """Divide a dataset."""
     from imagemill.commands.select import select
+    from imagemill.dataset import Dataset
 
     parser = command_parser(
         "split",
@@ -180,8 +195,12 @@ def split(arguments: Sequence[str]) -> int:
         raise UsageError("split: one of shares and `--into` says how", "give train=0.9 test=0.1, or --into 4")
     if parsed.into is not None and not 2 <= parsed.into <= _MOST:
         raise UsageError(f"split: `--into`: from 2 to {_MOST:,}, got: `{parsed.into}`", "give a number in that range")
-    named = parsed.shares or [f"split_{place}={1 / parsed.into:.12f}" for place in range(parsed.into)]
+    named = parsed.shares or [f"split_{place}" for place in range(parsed.into)]
     flags = [flag for name in ("quiet", "json", "dry_run") if getattr(parsed, name) for flag in [_flag(name)]]
+    counts = Dataset(parsed.dataset).counts()
+    if left := counts.pending + sum(counts.failed.values()):
+        terminal = Terminal(parsed.quiet, parsed.json)
+        terminal.say(f"`{parsed.dataset}` lacks {number(left, 'image')}: divided as it stands")
     return select([parsed.dataset, "-o", parsed.output, "--split", ",".join(named), "--seed", parsed.seed, *flags])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from imagemill.terminal import Meter, Terminal, duration, number, size
 
 if TYPE_CHECKING:
     from imagemill.making.preparation import Making, Prepared
+    from imagemill.records import Request
 
 _CONTINUES = "The same command again continues after any interruption."
 _EXAMPLE_COUNT = 3
@@ -108,9 +109,10 @@ def _make(
         terminal.say(prepared.info.note)
     terminal.say(_plan_line(prepared))
     if parsed.dry_run:
-        first = islice(prepared.plan.requests(), _EXAMPLE_COUNT * (len(prepared.plan) // len(prepared.plan.rows)))
+        first = islice(_kept_requests(prepared), _EXAMPLE_COUNT * (len(prepared.plan) // len(prepared.plan.rows)))
         prompts = list(dict.fromkeys(request.prompt for request in first))
-        terminal.data(_plan_data(prepared, prompts), "\n".join(prompts))
+        if prompts or parsed.json:
+            terminal.data(_plan_data(prepared, prompts), "\n".join(prompts))
         return 0
     from imagemill.dataset import Dataset
 
@@ -154,11 +156,40 @@ def _plan_line(prepared: Prepared) -> str:
     if prepared.info.as_received:
         cost = prepared.cost()
         parts += [number(prepared.calls(), "call"), "cost unknown" if cost is None else f"${cost:,.2f}"]
-    if prepared.counts and prepared.counts.done:
-        parts.append(f"{prepared.counts.done:,} done before")
+    counts = _counts(prepared)
+    parts += [
+        f"{count:,} {said}"
+        for count, said in (
+            (counts["done"], "done before"),
+            (sum(counts["failed"].values()), "failed before"),
+            (counts["removed"], "removed"),
+        )
+        if count
+    ]
     if prepared.table.rejects:
         parts.append(f"{number(len(prepared.table.rejects), 'row')} rejected")
     return " · ".join(parts)
+
+
+def _counts(prepared: Prepared) -> dict[str, Any]:
+    """Of the images of a plan, how many have ended before, and how."""
+    counts = prepared.counts
+    return {
+        "done": counts.done if counts else 0,
+        "failed": counts.failed if counts else {},
+        "removed": counts.removed if counts else 0,
+    }
+
+
+def _kept_requests(prepared: Prepared) -> Iterator[Request]:
+    """The requests of a plan without what was removed from its dataset."""
+    from imagemill.dataset import Dataset
+
+    if not prepared.found:
+        return prepared.plan.requests()
+    dataset = Dataset(prepared.output.folder)
+    names, rows = dataset.removed, dataset.removed_rows
+    return (each for each in prepared.plan.requests() if each.row not in rows and each.name not in names)
 
 
 def _plan_data(prepared: Prepared, prompts: list[str]) -> dict[str, Any]:
@@ -166,6 +197,7 @@ def _plan_data(prepared: Prepared, prompts: list[str]) -> dict[str, Any]:
     return {
         "prompts": len(prepared.plan.rows),
         "images": len(prepared.plan),
+        **_counts(prepared),
         "pending": prepared.pending,
         "model": prepared.info.name,
         "calls": prepared.calls(),

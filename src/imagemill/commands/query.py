@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import time
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from imagemill.commands.shared import command_parser
 from imagemill.component import separated
+from imagemill.errors import UsageError
 from imagemill.flags import Parser, add_parameters, given, parse
 from imagemill.terminal import Terminal, duration, number
 
 if TYPE_CHECKING:
     from imagemill.dataset.index import Index, Query
-    from imagemill.dataset.index.figures import Histogram, Statistics
+    from imagemill.dataset.index.figures import Histogram
 
+_BELONGING = {
+    "offset": {"rows"},
+    "limit": {"rows"},
+    "by": {"rows"},
+    "columns": {"rows", "statistics", "sample"},
+    "bins": {"histogram"},
+    "seed": {"sample"},
+}
+"""To which answers a flag belongs."""
 _LONG = 10.0
 """Seconds that making an index is spoken of."""
 _WIDTH = 60
@@ -43,6 +55,7 @@ def query(arguments: Sequence[str]) -> int:
     parsed = parse(parser, arguments)
     terminal = Terminal(parsed.quiet, parsed.json)
     asked = Query.parse(given(parsed, Query), "query")
+    _check(parsed)
     start = time.monotonic()
     index = Index(parsed.dataset, parsed.cache)
     if time.monotonic() - start > _LONG:
@@ -51,15 +64,19 @@ def query(arguments: Sequence[str]) -> int:
         names = ", ".join(f"`{name}`" for name in index.left_out)
         terminal.say(f"without {names}: neither texts nor numbers")
     columns = list(separated(parsed.columns)) if parsed.columns else None
+    if columns == []:
+        raise UsageError("`--columns` names no column", f"columns: {', '.join(index.schema.names)}")
     if parsed.count:
         found = index.count(asked)
         terminal.data({"count": found}, str(found))
     elif parsed.histogram is not None:
-        spread = index.histogram(parsed.histogram, asked, parsed.bins)
-        terminal.data(asdict(spread), _histogram(spread))
+        spread = index.histogram(parsed.histogram, asked, 20 if parsed.bins is None else parsed.bins)
+        _tell(terminal, asdict(spread), _histogram(spread))
     elif parsed.statistics:
-        figures = index.statistics(asked, columns)
-        terminal.data([asdict(figure) for figure in figures], _statistics(figures))
+        figures = [asdict(figure) for figure in index.statistics(asked, columns)]
+        if not figures:
+            terminal.say("no columns")
+        _tell(terminal, figures, _table(figures))
     else:
         _tell_rows(terminal, index, asked, parsed, columns)
     return 0
@@ -68,17 +85,45 @@ def query(arguments: Sequence[str]) -> int:
 def _add_answers(parser: Parser) -> None:
     """Add what is told of the rows."""
     group = parser.add_argument_group("the answer", "a page of rows, when nothing else is asked for")
-    group.add_argument("--offset", type=int, default=0, metavar="N", help="rows before the page [default: 0]")
-    group.add_argument("--limit", type=int, default=50, metavar="N", help="rows of the page [default: 50]")
+    group.add_argument("--offset", type=int, metavar="N", help="rows before the page [default: 0]")
+    group.add_argument("--limit", type=int, metavar="N", help="rows of the page [default: 50]")
     one = group.add_mutually_exclusive_group()
     one.add_argument("--count", action="store_true", help="only how many rows")
     one.add_argument("--histogram", metavar="COLUMN", help="how its values are spread; of texts, the most frequent")
     one.add_argument("--statistics", action="store_true", help="of each column its least, greatest and mean value")
     one.add_argument("--sample", type=int, metavar="K", help="exactly so many rows, drawn by `--seed`")
-    group.add_argument(
-        "--bins", type=int, default=20, metavar="N", help="bins or values of `--histogram` [default: 20]"
-    )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of `--sample` [default: 0]")
+    group.add_argument("--bins", type=int, metavar="N", help="bins or values of `--histogram` [default: 20]")
+    group.add_argument("--seed", type=int, metavar="N", help="of `--sample` [default: 0]")
+
+
+def _check(parsed: Namespace) -> None:
+    """Raise UsageError for a flag that would change nothing."""
+    said = {name for name, value in vars(parsed).items() if value is not None and value is not False}
+    answer = next((name for name in ("count", "histogram", "statistics", "sample") if name in said), "rows")
+    for name, answers in _BELONGING.items():
+        if name in said and answer not in answers:
+            other = f"does not go with `--{answer}`" if answer != "rows" else f"needs `--{next(iter(answers))}`"
+            raise UsageError(f"`--{name}` {other}", "leave it out")
+    for name, needed in (("ascending", "by"), ("search_column", "search")):
+        if name in said and needed not in said:
+            raise UsageError(f"`--{name.replace('_', '-')}` needs `--{needed}`", f"add `--{needed}`, or leave it out")
+
+
+def _tell(terminal: Terminal, value: dict[str, Any] | list[Any], text: str) -> None:
+    """Print data, of which JSON gets infinite numbers as texts, and an empty text is no line."""
+    if text or terminal.as_json:
+        terminal.data(_finite(value), text)
+
+
+def _finite(value: Any) -> Any:
+    """What JSON can say: of numbers that are not finite, `Infinity`, `-Infinity` and `NaN`."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def _tell_rows(terminal: Terminal, index: Index, query: Query, options: Any, columns: list[str] | None) -> None:
@@ -86,15 +131,16 @@ def _tell_rows(terminal: Terminal, index: Index, query: Query, options: Any, col
     if columns is None and not terminal.as_json:
         columns = _few(index, query)
     if options.sample is not None:
-        page = index.sample(options.sample, options.seed, query, columns)
+        page = index.sample(options.sample, options.seed or 0, query, columns)
         shown = f"{len(page.records):,} drawn of {number(total, 'row')}"
     else:
-        page = index.page(query, options.offset, options.limit, columns)
-        last = options.offset + len(page.records)
-        shown = f"{options.offset + 1:,} to {last:,} of {number(total, 'row')}" if page.records else "no rows here"
+        first = options.offset or 0
+        page = index.page(query, first, 50 if options.limit is None else options.limit, columns)
+        last = first + len(page.records)
+        shown = f"{first + 1:,} to {last:,} of {number(total, 'row')}" if page.records else "no rows here"
         shown = shown if total else "no rows"
     terminal.say(shown)
-    terminal.data({"total": total, **asdict(page)}, _table(page.records))
+    _tell(terminal, {"total": total, **asdict(page)}, _table(page.records))
 
 
 def _few(index: Index, query: Query) -> list[str]:
@@ -145,7 +191,3 @@ def _histogram(spread: Histogram) -> str:
     lines += [f"others: {spread.others:,}"] * (spread.others > 0)
     lines += [f"without a value: {spread.nulls:,}"] * (spread.nulls > 0)
     return "\n".join(lines)
-
-
-def _statistics(figures: Sequence[Statistics]) -> str:
-    return _table([asdict(figure) for figure in figures])

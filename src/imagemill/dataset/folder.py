@@ -27,6 +27,7 @@ from imagemill.dataset.files import (
     write_file,
 )
 from imagemill.dataset.lock import locked, writer_of
+from imagemill.dataset.manifest import MARK
 from imagemill.dataset.removal import REMOVED, count_removed, finish_removal, removed_images, removed_rows
 from imagemill.dataset.sources import Sources
 from imagemill.errors import UsageError
@@ -216,7 +217,13 @@ class Dataset:
         self.locked = False
         """Whether this object holds the lock."""
         if not self.job_file.is_file():
-            raise UsageError(f"`{self.folder}` holds no dataset: it has no job.toml", "name the folder given with `-o`")
+            members = sorted(str(path.parent) for path in self.folder.glob("*/job.toml"))
+            hint = "name the folder given with `-o`"
+            if members:
+                hint = f"it is a folder of datasets: name {' or '.join(f'`{name}`' for name in members)}"
+            elif (self.folder / MARK).is_file():
+                hint = f"it is an export: `imagemill import {self.folder} -o FOLDER` makes a dataset of it"
+            raise UsageError(f"`{self.folder}` holds no dataset: it has no job.toml", hint)
 
     @classmethod
     @contextmanager

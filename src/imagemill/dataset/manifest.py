@@ -30,9 +30,8 @@ def write_manifest(folder: Path) -> None:
                     lines.write(to_json(_line(path, folder)) + "\n")
 
 
-def check_manifest(folder: Path) -> None:
+def check_manifest(folder: Path, hint: str = "delete the folder and give the command again") -> None:
     """Raise UsageError when a file is absent or has another size; people may edit the card."""
-    hint = "delete the folder and give the command again"
     if not (folder / MANIFEST).is_file():
         raise UsageError(f"`{folder}` has lost its manifest, `{MANIFEST}`", hint)
     with (folder / MANIFEST).open(encoding="utf-8") as lines:

@@ -68,6 +68,8 @@ def begin_removal(dataset: Dataset, removal: Mapping[str, Any]) -> None:
 
 def finish_removal(dataset: Dataset) -> None:
     """Go through with a removal, from wherever it was interrupted; does nothing when there is none."""
+    from imagemill.dataset.splits import refresh_above
+
     removal = removal_of(dataset)
     if not removal:
         return
@@ -89,6 +91,7 @@ def finish_removal(dataset: Dataset) -> None:
     seals = [{"part": name, "sealed": True, **seal} for name, seal in dataset.seals.items()]
     write_file(dataset.seals_file, encode_lines(seals))
     write_card(dataset)
+    refresh_above(dataset)
     for leftover in _place(dataset).parent.rglob(".*.tmp"):
         leftover.unlink()
     _place(dataset).unlink()

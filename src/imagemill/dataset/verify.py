@@ -47,7 +47,7 @@ def verify(dataset: Dataset, reader: bool = True) -> list[str]:
 
 
 def repair(dataset: Dataset) -> int:
-    """Give up records whose image is absent or not the one that was made, for the next run to make it again.
+    """Give up damaged records, and those whose image is absent or another one, for the next run to make it again.
 
     Returns how many. Raises LockedError.
     """
@@ -55,10 +55,10 @@ def repair(dataset: Dataset) -> int:
     with dataset.lock():
         Sources(dataset.folder).give_up_damaged()
         for part in dataset.parts:
-            records = part.records()
-            whole = [record for record in records if _all_whole(part, record)]
-            if len(whole) < len(records):
-                lost += len(records) - len(whole)
+            lines = [record for record, _ in parse_lines(part.metadata)]
+            whole = [record for record in lines if record is not None and _all_whole(part, record)]
+            if len(whole) < len(lines):
+                lost += len(lines) - len(whole)
                 part.unseal()
                 write_file(part.metadata, encode_lines(whole))
                 part.recover()

@@ -26,12 +26,12 @@ _GROWTH = 20
 """Times its own size that an archive may unpack to, where that is more than `_SMALL`."""
 _SMALL = 2**28
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
-_TAIL = 2**17
+TAIL = 2**17
 """Bytes at the end of an archive of 1,000 images, which hold its directory."""
 _HEADER = 2**17
 """Bytes of a member beside its content, at most."""
-_GAP = 2**19
-"""Bytes between two members for which another request does not pay."""
+_GAP = 2**14
+"""Bytes between two members for which another request does not pay, or as many as those before take."""
 _SPAN = 2**24
 """Bytes of a request, unless a single member has more."""
 _WHOLE = 0.5
@@ -73,7 +73,7 @@ def unpack_remote(
     that all of it should be fetched. Raises FetchFailed, OutOfSpace and what `fetch` raises.
     """
     remote = _Remote(size, fetch)
-    remote.bring(max(0, size - _TAIL), size)
+    remote.bring(max(0, size - TAIL), size)
     with _explained(), zipfile.ZipFile(cast("IO[bytes]", remote)) as archive:
         members = _members(archive, size)
         _lacking(members, chosen)
@@ -132,7 +132,7 @@ class _Remote:
             number = bisect_right(self._starts, self._place) - 1
             inside = self._place - self._starts[number] if number >= 0 else 0
             if number < 0 or inside >= len(self._spans[number]):
-                self.bring(self._place, min(self._size, max(end, self._place + _TAIL)))
+                self.bring(self._place, min(self._size, max(end, self._place + TAIL)))
                 continue
             parts.append(self._spans[number][inside : inside + end - self._place])
             self._place += len(parts[-1])
@@ -229,15 +229,17 @@ def _spans(archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -> Iter
     """The ranges of an archive to fetch for some of its members, which lie in them whole."""
     starts = sorted({*(member.header_offset for member in archive.infolist()), archive.start_dir})
     first, last, group = 0, 0, list[zipfile.ZipInfo]()
+    wanted = 0
     for member in sorted(members, key=lambda member: member.header_offset):
         start = member.header_offset
         following = starts[min(bisect_right(starts, start), len(starts) - 1)]
         end = min(max(following, start + 1), start + _HEADER + member.compress_size)
-        if group and (start - last > _GAP or end - first > _SPAN):
+        if group and (start - last > max(_GAP, wanted) or end - first > _SPAN):
             yield first, last, group
-            group = []
+            group, wanted = [], 0
         first = first if group else start
         last = end
+        wanted += end - start
         group.append(member)
     if group:
         yield first, last, group

@@ -115,6 +115,11 @@ class Repository:
             from huggingface_hub import get_token
         except ImportError as error:
             raise MissingExtra(str(error.name), "imagemill[remote]") from None
+        except ValueError as error:
+            # The package reads numbers from its variables when it is imported.
+            raise UsageError(
+                f"a variable `HF_…` is not what it must be: {error}", "`HF_HUB_…_TIMEOUT` are seconds"
+            ) from None
         self._token = get_token() or ""
         client = httpx2.Client(
             timeout=httpx2.Timeout(_seconds("HF_HUB_DOWNLOAD_TIMEOUT", _SILENCE), connect=_CONNECT, pool=None),

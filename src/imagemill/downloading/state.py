@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imagemill.dataset.files import append_lines, drop_torn, read_lines
+from imagemill.dataset.manifest import MARK
 from imagemill.errors import UsageError
 
 LINES = ".imagemill-download.jsonl"
@@ -25,12 +26,11 @@ class State:
         self.folder = folder
         self._source = dict(source)
         path = folder / LINES
+        self._check_place()
         lines = read_lines(path)
         self._new = not lines
         if lines:
             self._check(lines[0])
-        elif folder.exists() and not folder.is_dir():
-            raise UsageError(f"`{folder}` is a file", "choose another output folder")
         elif folder.is_dir() and any(place.name not in {OWN, LINES} for place in folder.iterdir()):
             raise UsageError(f"`{folder}` is not empty and holds no download", "choose another output folder")
         self._entries = {str(line.get("name")): line for line in lines[1:]}
@@ -64,6 +64,25 @@ class State:
         entry = {"name": name, **_seen(self.folder / name), **({"sha256": sha256} if sha256 else {})}
         append_lines(self.folder / LINES, [entry])
         self._entries[name] = entry
+
+    def forget(self) -> None:
+        """Let another download have the folder, while nothing has come of this one."""
+        if not self._entries:
+            (self.folder / LINES).unlink(missing_ok=True)
+            self._new = True
+
+    def _check_place(self) -> None:
+        """Raise UsageError for what can hold no download, whatever is in it."""
+        hint = "choose another output folder"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"`{self.folder}` is a file", hint)
+        for outer in [self.folder.resolve(), *self.folder.resolve().parents]:
+            if outer.is_file():
+                raise UsageError(f"`{outer}` is a file", hint)
+            if (outer / "job.toml").is_file() and (outer / OWN).is_dir():
+                raise UsageError(f"`{self.folder}` is the dataset `{outer}`, or inside of it", hint)
+            if (outer / MARK).is_file():
+                raise UsageError(f"`{self.folder}` is the export `{outer}`, or inside of it", hint)
 
     def _check(self, before: Mapping[str, Any]) -> None:
         hint = "choose another output folder, or delete it"

@@ -13,19 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from imagemill.dataset.files import explained, make_folder
+from imagemill.dataset.files import explained, make_folder, write_file
 from imagemill.dataset.lock import locked
+from imagemill.downloading.archives import TAIL
 from imagemill.downloading.contents import Contents, check_table, read_contents, wanted_parts
 from imagemill.downloading.fetching import Fetching
 from imagemill.downloading.options import Download
 from imagemill.downloading.repository import FetchFailed, RemoteFile, Repository
 from imagemill.downloading.state import OWN, State
 from imagemill.downloading.subsets import choose, chosen_names, part_numbers, restrict
-from imagemill.errors import OutOfSpace, SomeFailed
+from imagemill.errors import OutOfSpace, SomeFailed, UsageError
 from imagemill.foreign.diffusiondb import OTHER_PICTURES, PART_SIZE, part_name
 
 _SPARE = 2**26
 """Bytes that stay free."""
+_ENTRY = 350
+"""Bytes that an archive's JSON file has for an image."""
 _SUBSET = "subset"
 _TICK = 0.5
 """Seconds between two looks at how far it is."""
@@ -141,7 +144,7 @@ def prepare(repository: Repository, output: str | Path, options: Download) -> Pr
             few = options.chosen.random and 2 * share < len(contents.parts) * PART_SIZE
             largest = sorted(map(_size, contents.parts.values()), reverse=True)
             needed += 0 if few else sum(largest[: min(options.workers, -(-share // PART_SIZE))])
-        images = round(share / (len(contents.parts) * PART_SIZE) * sum(map(_size, contents.parts.values())))
+        images = _about(contents, options.chosen.random, share)
         size, needed = size + images, needed + images
     free = _free(output)
     prepared = Prepared(
@@ -236,6 +239,28 @@ def _fetch_subset(prepared: Prepared, fetching: Fetching, outcome: Outcome, tick
             restrict(table, mask, prepared.output / table.name)
             if mask.all():
                 state.add(table.name)
+        write_file(prepared.output / "README.md", _card(prepared, int(mask.sum())).encode())
+
+
+def _card(prepared: Prepared, images: int) -> str:
+    """What tells readers that the rows are in the table, and people what this is."""
+    repository, options = prepared.repository, prepared.options
+    table = prepared.contents.tables[0].path
+    seed = f", drawn with seed {options.seed}" if options.chosen and options.chosen.random else ""
+    return f"""---
+configs:
+- config_name: default
+  data_files: {table}
+---
+
+# A subset of {repository.name}
+
+{images:,} images (`{options.subset}`{seed}) of commit `{repository.commit}` of the dataset
+[{repository.name}]({repository.endpoint}/datasets/{repository.name}).
+Its card there tells of its license and how to cite it.
+
+`load_dataset` reads their rows here, from `{table}`. `imagemill import` makes a dataset with the images of it.
+"""
 
 
 def _chosen_tables(prepared: Prepared, fetching: Fetching, outcome: Outcome, tick: Callable[[int], None]) -> list[Path]:
@@ -250,7 +275,11 @@ def _chosen_tables(prepared: Prepared, fetching: Fetching, outcome: Outcome, tic
         if outcome.failed:
             return []
         whole = [fetching.whole(table) for table in contents.tables]
-        mask = choose(whole[0], subset, options.seed, set(contents.parts))
+        try:
+            mask = choose(whole[0], subset, options.seed, set(contents.parts))
+        except UsageError:
+            prepared.state.forget()
+            raise
         # The first one last: where it is, the others are.
         for table, target in reversed(list(zip(whole, found, strict=True))):
             restrict(table, mask, target)
@@ -263,6 +292,14 @@ def _chosen_tables(prepared: Prepared, fetching: Fetching, outcome: Outcome, tic
 def _chosen(output: Path, contents: Contents) -> list[Path]:
     """Where the tables with the subset's rows are."""
     return [output / OWN / _SUBSET / table.path for table in contents.tables]
+
+
+def _about(contents: Contents, random: bool, images: float) -> int:
+    """Bytes that so many images take, with what tells of them in their archives."""
+    parts, total = len(contents.parts), sum(map(_size, contents.parts.values()))
+    touched = min(parts, images if random else -(-images // PART_SIZE)) if parts else 0
+    beside = min(touched * (TAIL + PART_SIZE * _ENTRY), total * touched / max(1, parts))
+    return round(min(images / (max(1, parts) * PART_SIZE) * total + beside, total))
 
 
 def _size(file: RemoteFile) -> int:

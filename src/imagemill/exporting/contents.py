@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagemill.dataset.card import scores_of
+from imagemill.dataset.card import origins_of, scores_of
 from imagemill.dataset.columns import read_schema
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.journal import blanks_of
@@ -20,6 +20,8 @@ from imagemill.selecting.subsets import stem_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from imagemill.exporting.signing import Signing
 
 _SPLITS = ("train", "validation", "test")
 """How readers order them; others follow."""
@@ -112,9 +114,11 @@ def _typed(dataset: Dataset) -> pa.Schema:
     return pa.schema(list(fields))
 
 
-def added_steps(dataset: Dataset) -> dict[str, Any]:
-    """What was added to the images, for `imagemill import`; without where a model was asked."""
-    steps = [
+def added_steps(dataset: Dataset, signing: Signing | None = None) -> dict[str, Any]:
+    """What made the images and what was added to them, for `imagemill import`; without where a model was asked."""
+    signed = {"signed_by": signing.subject} if signing else {}
+    steps: list[dict[str, Any]] = [{"operator": "export", "origins": origins_of(dataset.job["steps"]), **signed}]
+    steps += [
         {
             **{name: value for name, value in step.items() if name != "base_url"},
             "model_parameters": {
@@ -124,4 +128,4 @@ def added_steps(dataset: Dataset) -> dict[str, Any]:
         for step in dataset.job["steps"][1:]
         if blanks_of(step)
     ]
-    return {"steps": steps} if steps else {}
+    return {"steps": steps}

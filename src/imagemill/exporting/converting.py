@@ -13,15 +13,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagemill.embedded import carried
 from imagemill.environment import cores
 from imagemill.errors import ImagemillError, UsageError
 from imagemill.images import (
     EXTENSIONS,
     ImageFormat,
-    embedded_recipe,
     encode,
     format_of,
-    is_marked,
     mask_of,
     open_image,
     size_of,
@@ -89,11 +88,11 @@ class Conversion:
         import numpy as np
 
         pixels = np.asarray(picture)
-        said = embedded_recipe(original), is_marked(original), _is_composite(original)
+        said = carried(original)
         if self.quality is None or image_format == "png":
-            return encode(pixels, image_format, *said)
+            return encode(pixels, image_format, **said)
         # What a file says beside its pixels, taken from the smallest one that says it.
-        beside = open_image(encode(pixels[:1, :1], image_format, *said)).info
+        beside = open_image(encode(pixels[:1, :1], image_format, **said)).info
         options: dict[str, Any] = {name: beside[name] for name in ("exif", "xmp") if name in beside}
         if image_format == "jpeg":
             options["subsampling"] = 0
@@ -179,11 +178,3 @@ def _saved(picture: Image.Image, image_format: ImageFormat, **options: Any) -> b
     buffer = io.BytesIO()
     picture.save(buffer, image_format.upper(), **options)
     return buffer.getvalue()
-
-
-def _is_composite(image: Image.Image) -> bool:
-    """Whether the mark says that it was made out of another picture."""
-    return any("compositeWithTrainedAlgorithmicMedia" in str(image.info.get(name)) for name in _XMP_NAMES)
-
-
-_XMP_NAMES = ("xmp", "XML:com.adobe.xmp")

@@ -7,7 +7,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
+
+from imagemill.expressions.texts import containing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -105,10 +108,7 @@ class Junction(Node):
         import pyarrow.compute as pc
 
         combine = pc.and_kleene if self.conjunction else pc.or_kleene
-        found = self.parts[0].mask(table)
-        for part in self.parts[1:]:
-            found = combine(found, part.mask(table))
-        return found
+        return reduce(combine, (part.mask(table) for part in self.parts))
 
     def causes(self, table: pa.Table) -> list[Cause]:
         """Why each record does not pass."""
@@ -223,14 +223,14 @@ class OneColumn(Node):
 
     def mask(self, table: pa.Table) -> Any:
         """True, false or null for each record."""
+        import numpy as np
         import pyarrow as pa
         import pyarrow.compute as pc
 
         array = self.column.array(table)
-        texts = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
         if self.question == "null":
             found = pc.is_null(array)
-            if texts:
+            if kind_of(array.type) == "text":
                 found = pc.or_(found, pc.equal(pc.fill_null(array, ""), ""))
         elif pa.types.is_null(array.type):
             return pa.nulls(len(table), pa.bool_())
@@ -239,9 +239,12 @@ class OneColumn(Node):
         elif self.question == "contains":
             found = _containing(array, str(self.values[0].value))
         else:
-            values = [value.value for value in self.values]
+            values: list[Any] = [value.value for value in self.values]
             if any(isinstance(value, float) for value in values):
                 array = _typed(array, pa.float64())
+            if pa.types.is_integer(array.type):
+                held = np.iinfo(array.type.to_pandas_dtype())
+                values = [value for value in values if held.min <= value <= held.max]
             if pa.types.is_floating(array.type):
                 values = [float(value) for value in values]
             found = pc.if_else(pc.is_valid(array), pc.is_in(array, pa.array(values, array.type)), None)
@@ -299,11 +302,14 @@ def _type(operand: Operand, types: Types) -> str:
 def _values(operand: Operand, table: pa.Table) -> Any:
     import pyarrow as pa
 
-    return operand.array(table) if isinstance(operand, Column) else pa.scalar(operand.value)
+    if isinstance(operand, Column):
+        return operand.array(table)
+    large = isinstance(operand.value, int) and not -(2**63) <= operand.value < 2**63
+    return pa.scalar(operand.value, pa.decimal128(38, 0) if large else None)
 
 
 def _typed(values: Any, other: pa.DataType) -> Any:
-    """Values that can be compared with those of another type: of nulls only, or whole numbers beside others."""
+    """Values that can be compared with those of another type: nulls only, or whole numbers beside others."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -312,20 +318,25 @@ def _typed(values: Any, other: pa.DataType) -> Any:
     if pa.types.is_integer(values.type) and pa.types.is_floating(other):
         # Beyond 2^53 they are rounded.
         return pc.cast(values, other, safe=False)
+    if pa.types.is_uint64(values.type) and values.type != other:
+        # Arrow would have them fit into 63 bits.
+        return pc.cast(values, pa.decimal128(20, 0))
     return values
 
 
 def _containing(array: Any, sought: str) -> Any:
     """Whether a text, or one of a list of texts, contains another, whatever the case."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not pa.types.is_list(array.type):
-        return pc.match_substring(array, sought, ignore_case=True)
-    texts = pc.match_substring(pc.list_flatten(array), sought, ignore_case=True)
-    holding = pc.unique(pc.list_parent_indices(array).filter(texts))
-    found = pc.is_in(pa.array(range(len(array)), holding.type), holding)
-    return pc.if_else(pc.is_valid(array), found, None)
+    term = sought.casefold()
+    if pa.types.is_list(array.type):
+        found = np.zeros(len(array), bool)
+        found[pc.list_parent_indices(array).to_numpy()[containing(pc.list_flatten(array), term)]] = True
+    else:
+        found = containing(array, term)
+    return pc.if_else(pc.is_valid(array), pa.array(found), None)
 
 
 def _listed(operand: Operand, table: pa.Table) -> list[Any]:

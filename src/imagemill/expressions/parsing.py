@@ -179,9 +179,9 @@ class Parser:
 
 
 def _number(text: str) -> int | float:
-    """Whole numbers are exact, where a column can hold them."""
+    """Whole numbers are exact, where Arrow can hold them."""
     value = float(text)
-    return int(text) if re.fullmatch(r"[-+]?\d+", text) and abs(value) < 2**63 else value
+    return int(text) if re.fullmatch(r"[-+]?\d+", text) and abs(value) < 1e38 else value
 
 
 def _tokens(text: str) -> Iterator[_Token]:

@@ -123,10 +123,25 @@ def read_foreign(folder: Path) -> Iterator[Loaded]:
 
 
 def parts_of(folder: Path) -> dict[str, Path]:
-    """The parts in a folder by their names, each a folder or a ZIP archive."""
-    found = sorted(folder.glob("*/part-[0-9]*"), key=lambda path: path.stem) if folder.is_dir() else []
-    whole = (path for path in found if path.suffix == ".zip" or (path / f"{path.name}.json").is_file())
+    """The parts in a folder, or in the folders in it, by their names, each a folder or a ZIP archive; or one alone."""
+    if _is_part(folder):
+        return {folder.resolve().stem: folder}
+    found = [path for start in ("", "*/") for path in folder.glob(f"{start}part-[0-9]*")] if folder.is_dir() else []
+    whole = (path for path in sorted(found, key=lambda path: path.stem) if path.suffix == ".zip" or _is_part(path))
     return {path.stem: path for path in whole if re.fullmatch(r"part-\d+", path.stem)}
+
+
+def _is_part(path: Path) -> bool:
+    """Whether something is a part with its JSON file."""
+    name = path.resolve().stem
+    if not re.fullmatch(r"part-\d+", name):
+        return False
+    if path.suffix != ".zip":
+        return (path / f"{name}.json").is_file()
+    try:
+        return Tree(path).has(f"{name}.json")
+    except (OSError, UsageError):
+        return False
 
 
 def _foreign(name: str, row: Mapping[str, Any], entry: Mapping[str, Any]) -> Record:

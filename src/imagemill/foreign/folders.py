@@ -6,21 +6,26 @@ import csv
 import io
 import json
 import posixpath
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from imagemill.errors import UsageError
+from imagemill.foreign.cells import Cells, cells_of
 from imagemill.foreign.splits import TRAIN, WORDS, in_order, split_of
-from imagemill.foreign.trees import Lazy, Tree, check_name
+from imagemill.foreign.trees import Lazy, Tree, check_name, text_column
 from imagemill.layouts.base import Loaded
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
+PICTURES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp"}
 OTHERS = {".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl", ".svg"}
 """Pictures that are not taken, which is said of each."""
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+_BESIDE = (".json", ".txt", ".caption")
+"""What may stand beside a picture with its name."""
 _TABLE = 8 << 30
 """Bytes that a Parquet table of metadata in an archive may have."""
 _TEXT = 4 << 20
@@ -56,12 +61,20 @@ def read_folder(source: Path, split: str) -> Iterator[Loaded]:
     if not tables:
         yield from _bare(tree, split)
         return
-    named: set[str] = set()
+    named: set[str] = set(tables)
     places = [posixpath.dirname(name) for name in tables if split_of(posixpath.dirname(name)) == split]
+    texts = (row for table in tables if table.endswith(".csv") for row in _rows(tree, table, None))
+    cells = cells_of(texts)
+    last: Loaded | None = None
     for table in tables:
         if split_of(posixpath.dirname(table)) == split:
-            for row in _rows(tree, table):
-                yield _told(tree, table, row, named)
+            for row in _rows(tree, table, cells):
+                if last:
+                    yield last
+                last = _told(tree, table, row, named)
+    if last:
+        # Only now all rows have named theirs.
+        yield replace(last, left_out=_left_out(tree, named)) if split == folder_splits(source)[0] else last
     for name in tree.names:
         # Where every table lies in the folder of a split, others are told of by theirs.
         mine = any(not place or name.startswith(f"{place}/") for place in places)
@@ -106,17 +119,26 @@ def _bare(tree: Tree, split: str) -> Iterator[Loaded]:
     folders = {name: PurePosixPath(name).parent for name in names}
     depths = {len(folder.parts) for folder in folders.values()}
     classes = len(depths) == 1 and len({folder.name for folder in folders.values()}) > 1
+    # kohya's scripts read in the name how often the images are repeated.
+    heads = {folder.name: re.fullmatch(r"[1-9]\d{0,2}_(.+)", folder.name) for folder in folders.values()}
+    plain = {name: found[1] for name, found in heads.items() if found}
+    # Where two would be one, the number says something else.
+    repeated = len(set(plain.values())) == len(heads)
+    told, first = False, split == in_order(splits.values())[0]
     for name in names:
         record: dict[str, Any] = {"file_name": name}
+        left_out = _left_out(tree, _beside_all(splits)) if not told and first else []
+        told = True
         problem = "" if PurePosixPath(name).suffix.lower() in PICTURES else "neither a PNG nor a JPEG nor a WebP image"
         if classes:
-            record["class_name"] = folders[name].name
+            folder = folders[name].name
+            record["class_name"] = plain[folder] if repeated else folder
         try:
             record |= _beside(tree, name)
         except (OSError, ValueError, RecursionError) as error:
             problem = f"what stands beside it cannot be read: {error}"
-        yield Loaded(record, Lazy({name: partial(tree.read, name)}), tree.problems.get(name, problem))
-    if split == in_order(splits.values())[0]:
+        yield Loaded(record, Lazy({name: partial(tree.read, name)}), tree.problems.get(name, problem), left_out)
+    if first:
         for name, problem in tree.problems.items():
             if name not in splits:
                 yield Loaded({"file_name": name}, {}, problem)
@@ -130,15 +152,31 @@ def _beside(tree: Tree, name: str) -> dict[str, Any]:
         found = json.loads(tree.read(f"{stem}.json", _TEXT))
         if not isinstance(found, dict):
             raise ValueError(f"`{stem}.json` holds no object")
-        told |= {key: value for key, value in found.items() if not key.endswith(("file_name", "file_names"))}
+        told |= {text_column(key): value for key, value in found.items() if key != "file_name"}
     for kind in (".txt", ".caption"):
         if tree.has(stem + kind):
             told.setdefault("caption", tree.read(stem + kind, _TEXT).decode("utf-8-sig").strip())
     return told
 
 
-def _rows(tree: Tree, table: str) -> Iterator[Mapping[str, Any] | str]:
-    """The rows of a table, or what is wrong with one."""
+def _beside_all(pictures: Iterable[str]) -> set[str]:
+    """The files that may tell of pictures."""
+    stems = (name[: -len(PurePosixPath(name).suffix)] for name in pictures)
+    return {stem + kind for stem in stems for kind in _BESIDE}
+
+
+def _left_out(tree: Tree, used: Container[str]) -> list[str]:
+    """What of a tree is neither a picture nor used, by kind."""
+    return [
+        f"`{PurePosixPath(name).suffix or posixpath.basename(name)}`"
+        for name in tree.names
+        if not _is_picture(name) and name not in used and name not in tree.problems
+        and posixpath.basename(name).lower() != "readme.md"
+    ]  # fmt: skip
+
+
+def _rows(tree: Tree, table: str, cells: Cells | None) -> Iterator[Mapping[str, Any] | str]:
+    """The rows of a table, or what is wrong with one; those of CSV files as their cells are."""
     if table.endswith(".parquet"):
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -155,8 +193,10 @@ def _rows(tree: Tree, table: str) -> Iterator[Mapping[str, Any] | str]:
         with tree.lines(table, newline="") as lines:
             try:
                 for row in csv.DictReader(lines, strict=True):
-                    wrong = None in row or None in row.values()
-                    yield "the line has more or fewer fields than the first" if wrong else row
+                    if None in row or None in row.values():
+                        yield "the line has more or fewer fields than the first"
+                    else:
+                        yield cells.values(row) if cells else row
             except csv.Error as error:
                 yield f"no CSV: {error}"
         return
@@ -170,11 +210,19 @@ def _rows(tree: Tree, table: str) -> Iterator[Mapping[str, Any] | str]:
                 yield found if isinstance(found, dict) else f"no JSON object: {line.rstrip():.80}"
 
 
+def _names_none(value: object) -> bool:
+    """Whether a value of a column of files can be no picture."""
+    return isinstance(value, str) and not _is_picture(value)
+
+
 def _told(tree: Tree, table: str, row: Mapping[str, Any] | str, named: set[str]) -> Loaded:
     """A row of a table with the files that it names, by their names in the tree."""
     if isinstance(row, str):
         return Loaded({"file_name": table}, {}, row)
-    record = dict(row)
+    # What names no picture is a text.
+    record = {
+        text_column(key) if key != "file_name" and _names_none(value) else key: value for key, value in row.items()
+    }
     if "file_name" not in record:
         named_files = [key for key in record if key.endswith("file_name")]
         lists = [key for key in record if key.endswith("file_names") and isinstance(record[key], list) and record[key]]
@@ -186,6 +234,9 @@ def _told(tree: Tree, table: str, row: Mapping[str, Any] | str, named: set[str])
             record["file_name"], *record[lists[0]] = record[lists[0]]
         elif plain:
             record["file_name"] = record.pop(plain[0])
+    if "file_name" not in record:
+        columns = ", ".join(f"`{column}`" for column in row)
+        return Loaded({"file_name": table}, {}, f"no column names a file: there is no `file_name` among {columns:.200}")
     files: defaultdict[str, Any] = defaultdict()
 
     def placed(value: object) -> str:

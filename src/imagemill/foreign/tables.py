@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from imagemill.foreign.splits import in_order, split_of
-from imagemill.foreign.trees import Lazy, Tree, check_name
+from imagemill.foreign.trees import Lazy, Tree, check_name, text_column
 from imagemill.layouts.base import Loaded
 
 if TYPE_CHECKING:
@@ -84,10 +84,11 @@ def _tables(source: Path) -> dict[str, Path]:
                 tables[name] = path
     # The hub's own place for tables; others beside it say the same again.
     tables = {name: path for name, path in tables.items() if name.startswith("data/")} or tables
-    return tables if any(_is_whole(path) for path in tables.values()) else {}
+    return tables if any(is_table(path) for path in tables.values()) else {}
 
 
-def _is_whole(path: Path) -> bool:
+def is_table(path: Path) -> bool:
+    """Whether a file can be read as a table, as far as its head and its end tell."""
     import pyarrow as pa
 
     try:
@@ -175,7 +176,7 @@ def _labels(schema: pa.Schema) -> dict[str, list[str]]:
             for name, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
-    except (TypeError, KeyError, ValueError, AttributeError):
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError):
         return {}
 
 
@@ -202,7 +203,7 @@ def _loaded(
         if column in labels and isinstance(value, int) and 0 <= value < len(labels[column]):
             record[column] = labels[column][value]
         elif column not in pictures:
-            record[column] = value
+            record[text_column(column)] = value
         elif column == main:
             items = (value or [None]) if pictures[column] else [value]
             if items[0] is None:

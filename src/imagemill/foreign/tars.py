@@ -11,7 +11,7 @@ from typing import Any
 
 from imagemill.foreign.folders import OTHERS, PICTURES
 from imagemill.foreign.splits import in_order, split_of
-from imagemill.foreign.trees import Lazy, Tree
+from imagemill.foreign.trees import Lazy, Tree, text_column
 from imagemill.layouts.base import Loaded
 
 _TEXT = 4 << 20
@@ -102,7 +102,7 @@ def _sample(tree: Tree, shard: str, key: str, fields: Mapping[str, str], members
         if record.get("caption") == record.get("prompt"):
             record.pop("caption", None)
         return Loaded(record, Lazy({named[field]: read for field, read in readers.items()}), left_out=left_out)
-    record = {name: value for name, value in record.items() if not name.endswith(("file_name", "file_names"))}
+    record = {text_column(name): value for name, value in record.items() if name != "file_name"}
     main = next((field for wanted in _MAIN for field in pictures if field.rpartition(".")[0] == wanted), None)
     main = main or next(iter(pictures))
     record["file_name"] = f"{key}.{main}"

@@ -157,6 +157,11 @@ class Tree:
         names[name] = None
 
 
+def text_column(name: str) -> str:
+    """What a column is called whose name says that it names pictures, and which names none."""
+    return re.sub(r"file_name(s?)$", r"filename\1", name)
+
+
 def check_name(name: str) -> None:
     """Raise ValueError for the name of a file that may lie elsewhere, or that is none."""
     path = PurePosixPath(name)
@@ -167,7 +172,10 @@ def check_name(name: str) -> None:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    for place, folders, files in os.walk(folder, followlinks=False):
+    def fail(error: OSError) -> None:
+        raise UsageError(f"`{error.filename}` cannot be read: {error.strerror}", "check its permissions") from None
+
+    for place, folders, files in os.walk(folder, onerror=fail, followlinks=False):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if not name.startswith("."):

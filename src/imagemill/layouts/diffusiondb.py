@@ -148,6 +148,7 @@ class Diffusiondb(Layout):
 
     def exported(self, record: Record) -> Record:
         """A record as it leaves: nobody's name in clear."""
+        record = super().exported(record)
         user = record.get(self.user_column)
         return record if user is None or user == "" else {**record, self.user_column: hashed(str(user))}
 
@@ -267,11 +268,11 @@ class Diffusiondb(Layout):
     def _time(self, record: Record) -> datetime | None:
         """When the image was made; raises UsageError for something else than a time."""
         value = record.get(self.timestamp_column)
-        if value is None or value == "":
+        if value is None or (isinstance(value, str) and not value.strip()):
             return None
         try:
             if isinstance(value, str):
-                time = datetime.fromisoformat(value)
+                time = datetime.fromisoformat(value.strip())
                 return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
             return datetime.fromtimestamp(value, UTC)
         except (ValueError, TypeError, OverflowError, OSError):

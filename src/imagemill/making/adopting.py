@@ -11,6 +11,7 @@ from datetime import date, datetime
 from pathlib import PurePath, PurePosixPath
 from typing import Any
 
+from imagemill.layouts.base import TIME
 from imagemill.records import NO_SEED, RECORD_KEYS, SEED_LIMIT, Record, files_of, order_of, safe_column
 from imagemill.tables.cells import check_characters, json_text
 
@@ -26,7 +27,7 @@ _KEYS = {
 }
 """What others call keys of a record."""
 _TEXTS = ("text", "caption", "edit_prompt")
-"""Columns that are the prompt where nothing else is; left out where they never say anything else."""
+"""Columns that are the prompt where nothing else is."""
 _BLANK: Record = {
     "prompt": "",
     "negative_prompt": "",
@@ -46,9 +47,12 @@ _BLANK: Record = {
 """A record of which nothing is known."""
 _BIGGEST = 2**63
 """Integers from here on are no integers to readers."""
-_TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
-"""What readers of JSON take for a time."""
+_K_DIFFUSION = re.compile(r"^k_(?=(euler|heun|dpm|lms))")
+"""What some, DiffusionDB among them, write before the names of k-diffusion's samplers."""
 _SEED_TEXT = "seed_str"
+
+Piece = tuple[str, int]
+"""A split and the number of the part in it: what readers of JSON guess types from."""
 
 
 @dataclass(slots=True)
@@ -127,9 +131,9 @@ def adopt(found: Found) -> Record:
         fitting = _fitting(key, value) if key in _BLANK else None
         if fitting is not None and key not in known:
             known[key] = fitting
-        elif fitting is None or fitting != known[key]:
+        elif (fitting is None or fitting != known[key]) and others.get(key) != value:
             # Both are told: neither is lost.
-            name = f"embedded_{key}" if key in _BLANK and key in known else key
+            name = f"embedded_{key}" if key in known or key in others else key
             others[_named(name, others)] = value
     if "prompt" not in known:
         known["prompt"] = next((others[name] for name in _TEXTS if isinstance(others.get(name), str)), "")
@@ -168,20 +172,27 @@ class Columns:
         self._kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._repeated: Counter[str] = Counter()
         self._files: Counter[str] = Counter()
-        self._times: Counter[str] = Counter()
+        self._pieces: defaultdict[Piece, Counter[str]] = defaultdict(Counter)
+        """How many records each piece has, as `""`, and times in each column."""
+        self._whole: dict[str, bool] = {}
+        """Whether columns hold nothing but times, as far as anybody has asked."""
         self._all: list[str] | None = None
         """The columns of the first record, while all have the same."""
 
-    def add(self, record: Record, files: Iterable[str] = ()) -> None:
+    def add(self, record: Record, files: Iterable[str] = (), piece: Piece = ("", 0)) -> None:
         """Note the columns and kinds of values of one record, and the columns with its other pictures."""
         names = list(record)
         self._all = names if not self.records else self._all if self._all == names else None
         self.records += 1
         self.large_seeds += bool(record.get(_SEED_TEXT)) and record["seed"] == NO_SEED
+        self._whole.clear()
+        times = self._pieces[piece]
+        times[""] += 1
         for name, value in record.items():
             self._kinds[name][_kind(value)] += 1
             self._repeated[name] += _repeats(name, value, record)
-            self._times[name] += isinstance(value, str) and bool(_TIME.fullmatch(value))
+            if isinstance(value, str) and _is_time(value):
+                times[name] += 1
         self._files.update(list(files))
 
     @property
@@ -199,6 +210,25 @@ class Columns:
             return [name for name, kinds in self._kinds.items() if "null" in kinds]
         return [name for name in self._settled() if self._type(name) == "number" and self._absent(name)]
 
+    def timed(self, record: Record, piece: Piece) -> Record:
+        """A record whose times are such that readers of JSON take them for texts where others in the column are.
+
+        They guess by a whole piece: only where it has nothing but times they would fail at the next text, or change
+        what is said.
+        """
+        times = self._pieces[piece]
+        changed = {
+            name: f"{value} "
+            for name, value in record.items()
+            if times[name] == times[""] and isinstance(value, str) and _is_time(value) and not self._all_times(name)
+        }
+        return {**record, **changed}
+
+    def _all_times(self, name: str) -> bool:
+        if name not in self._whole:
+            self._whole[name] = all(times[name] == times[""] for times in self._pieces.values())
+        return self._whole[name]
+
     def settled(self, record: Record, files: Mapping[str, Any]) -> Record:
         """A record with every column of the source, each value of the type that its column has."""
         settled = {name: record[name] for name in _BLANK}
@@ -212,9 +242,6 @@ class Columns:
         taken = {name.removesuffix("s").removesuffix("_file_name") for name in self._files}
         for name in self._settled():
             value = _as(self._type(name), record.get(name))
-            if isinstance(value, str) and self._times[name] < self.records and _TIME.fullmatch(value):
-                # Readers take a piece of a column with nothing but times for times, and fail at the next text.
-                value += " "
             settled[f"table_{name}" if name in taken else name] = value
         return settled
 
@@ -240,14 +267,24 @@ class Columns:
         return "text"
 
 
-_REPEATING = (*_TEXTS, "size")
-"""Columns that are left out where they only say again what the record says."""
+_REPEATING = ("text", "caption", "size")
+"""Columns that are left out where they only say again what the record says; trainers of edits read `edit_prompt`."""
 
 
 def _repeats(name: str, value: Any, record: Record) -> bool:
     if name in _TEXTS:
         return bool(value == record["prompt"])
     return name == "size" and bool(value == f"{record['width']}x{record['height']}")
+
+
+def _is_time(text: str) -> bool:
+    if not TIME.fullmatch(text):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _kind(value: Any) -> str:
@@ -276,6 +313,8 @@ def _fitting(name: str, value: Any) -> Any:
     if name == "seed":
         whole = _whole(value)
         return None if whole is None else whole if 0 <= whole < SEED_LIMIT else NO_SEED
+    if name == "scheduler" and isinstance(value, str):
+        return _K_DIFFUSION.sub("", value)
     if kind is str:
         return value if isinstance(value, str) and (value.strip() or name != "id") else None
     if kind is int:

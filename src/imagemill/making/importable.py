@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from imagemill.component import component_names, find_component
-from imagemill.dataset.manifest import MARK, check_manifest
+from imagemill.dataset.manifest import MANIFEST, MARK, check_manifest
 from imagemill.environment import means_path
 from imagemill.errors import ImagemillError, MissingExtra, UsageError, did_you_mean
 from imagemill.foreign.splits import in_order
-from imagemill.foreign.tables import read_batches
+from imagemill.foreign.tables import is_table, read_batches
 from imagemill.layouts.base import Layout, Loaded, find_layout
 
 _FORMAT = 1
@@ -23,6 +23,9 @@ _FORMAT = 1
 _PLAINEST = "imagefolder"
 """Tried last: there are pictures in files of the others too."""
 _HUB = "hf://datasets/"
+_DAMAGED = (
+    f"get the export again, or copy it without its files `{MARK}` and `{MANIFEST}`: the copy is imported as it is"
+)
 _TABLES = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".parquet")
 
 
@@ -82,6 +85,10 @@ def open_source(source: str | Path, layout: str | None = None, configuration: st
             )
     if layout:
         raise UsageError(f"`{source}` is not in the layout `{layout}`, or has no picture", "leave `--layout` out")
+    if path.is_file() and re.search(r"\.(t?gz|bz2|xz|zst)$", path.name.lower()):
+        raise UsageError(f"`{source}` is packed twice, or in a way that cannot be read by place", "unpack it first")
+    if path.is_file() and path.suffix.lower() in {".parquet", ".arrow"} and not is_table(path):
+        raise UsageError(f"`{source}` cannot be read as a table: it is damaged, or none", "download it again")
     if path.is_file() and path.suffix.lower() in _TABLES:
         raise UsageError(
             f"`{source}` is a table without pictures",
@@ -104,7 +111,7 @@ def _from_export(path: Path, mark: Mapping[str, Any], name: str, told: str) -> I
             raise ValueError("another version has written it")
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UsageError(f"`{path / MARK}` cannot be read", "name the layout with `--layout`") from None
-    check_manifest(path)
+    check_manifest(path, _DAMAGED)
     known = find_component("layouts", layout).model_fields
     found = find_layout(layout, {key: value for key, value in parameters.items() if key in known})
     return Importable(
@@ -121,7 +128,7 @@ def _from_export(path: Path, mark: Mapping[str, Any], name: str, told: str) -> I
 def _mark_of(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads((path / MARK).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -16,9 +16,9 @@ from imagemill.dataset.folder import FORMAT, Dataset
 from imagemill.dataset.sources import Sources
 from imagemill.environment import cores
 from imagemill.errors import ImagemillError, UsageError
-from imagemill.images import upright
+from imagemill.images import open_image
 from imagemill.layouts.base import Loaded, renamed
-from imagemill.making.adopting import Columns, Found, adopt, beside
+from imagemill.making.adopting import Columns, Found, Piece, adopt, beside
 from imagemill.making.surveying import GROUP, Journal, Progress, Survey, ahead, as_png
 from imagemill.plan import PART_SIZE
 from imagemill.records import Record, files_of, order_of
@@ -48,14 +48,13 @@ class Settled:
     restored: bool
     """Whether they are records of ours, and stay what they are."""
 
-    def records(self, journal: Iterable[Found]) -> Iterator[tuple[Found, Record, dict[str, str]]]:
+    def records(self, journal: Journal) -> Iterator[tuple[Found, Record, dict[str, str]]]:
         """The pictures of a split that are taken in, each with its record and the names of its files there."""
-        for found in journal:
-            if found.reason:
-                continue
+        for piece, found in _pieces(journal):
             if self.restored:
                 names = {name: PurePosixPath(name).name for name in found.files}
-                yield found, renamed(found.record, lambda name: PurePosixPath(name).name), names
+                record = renamed(found.record, lambda name: PurePosixPath(name).name)
+                yield found, self.columns.timed(record, piece), names
                 continue
             names = _names(found)
             files = {
@@ -63,7 +62,8 @@ class Settled:
                 for column, given in beside(found).items()
             }
             main = names[found.record["file_name"]]
-            yield found, {"file_name": main, **self.columns.settled(adopt(found), files)}, names
+            record = {"file_name": main, **self.columns.settled(self.columns.timed(adopt(found), piece), files)}
+            yield found, record, names
 
 
 def settle(journals: Iterable[Journal]) -> Settled:
@@ -73,21 +73,27 @@ def settle(journals: Iterable[Journal]) -> Settled:
     ordered = True
     for journal in journals:
         last = (-1, -1)
-        for found in journal:
-            if found.reason or not ordered:
-                continue
+        for piece, found in _pieces(journal):
+            if not ordered:
+                break
             ordered = found.whole and (order := order_of(PurePosixPath(found.record["file_name"]).name)) > last
             if ordered:
                 last = order
-                restored.add({**found.record, "file_name": ""})
+                restored.add({**found.record, "file_name": ""}, piece=piece)
     if ordered and restored.plain:
         return Settled(restored, restored=True)
     columns = Columns()
     for journal in journals:
-        for found in journal:
-            if not found.reason:
-                columns.add(adopt(found), beside(found))
+        for piece, found in _pieces(journal):
+            columns.add(adopt(found), beside(found), piece)
     return Settled(columns, restored=False)
+
+
+def _pieces(journal: Journal) -> Iterator[tuple[Piece, Found]]:
+    """The pictures of a split that are taken in, each with where its record is written."""
+    taken = (found for found in journal if not found.reason)
+    for number, found in enumerate(taken):
+        yield (journal.path.stem, number // PART_SIZE), found
 
 
 def _names(found: Found) -> dict[str, str]:
@@ -219,7 +225,7 @@ def _write(folder: Path, found: Found, names: Mapping[str, str], entry: Loaded) 
     for name, (sha256, _, changed) in found.files.items():
         try:
             data = entry.files[name]
-            data = as_png(upright(data)) if changed else data
+            data = as_png(open_image(data)) if changed else data
         except (KeyError, OSError, ValueError):
             raise _changed(found) from None
         if hashlib.sha256(data).hexdigest() != sha256:

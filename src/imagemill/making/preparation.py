@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from imagemill.component import Component
-from imagemill.dataset.card import AS_RECEIVED
+from imagemill.dataset.card import AS_RECEIVED, license_of
 from imagemill.dataset.differences import check_same
 from imagemill.dataset.folder import FORMAT, Counts, Dataset
 from imagemill.dataset.journal import blanks_of
@@ -19,6 +19,7 @@ from imagemill.dataset.sources import Sources
 from imagemill.environment import cuda_devices
 from imagemill.errors import UsageError
 from imagemill.executors.local import Local
+from imagemill.hub import license_of as license_told
 from imagemill.images import ImageFormat
 from imagemill.making.added import check_columns, check_step
 from imagemill.making.fitting import check_requests, complete, left_out, unguided, unused_of
@@ -197,7 +198,8 @@ def prepare(
     plan = Plan(rows, options, sampling, unused, info.guided_above)
     check_requests(operator.component_name(), plan, info)
     maker = Maker(info.name, info.revision, model.to_table())
-    job = _job(table_name(source), read, options, {**sampling.to_table(), **further}, plan, maker, info)
+    sourced = _license_of_sources(source, options, found)
+    job = _job(table_name(source), read, options, {**sourced, **sampling.to_table(), **further}, plan, maker, info)
     if found:
         check_same(folder, found, job)
         job["input"]["table"] = found["input"]["table"]
@@ -367,6 +369,20 @@ def _job(
         ],
         "plan": {"rows_read": table.rows_read, "rows_accepted": len(table.rows), "requests": len(plan)},
     }
+
+
+def _license_of_sources(source: Any, options: TableOptions, found: Mapping[str, Any]) -> dict[str, str]:
+    """The license of the pictures that images are made from, as it was known when the dataset was begun."""
+    if not isinstance(options, PictureTable):
+        return {}
+    if found:
+        return {name: value for name, value in found["steps"][0].items() if name == "source_license"}
+    if not isinstance(source, str | Path) or not Path(source).exists():
+        return {"source_license": "unknown"}
+    path = Path(source)
+    if (path / "job.toml").is_file():
+        return {"source_license": license_of(Dataset(path).job["steps"][0])}
+    return {"source_license": license_told(path if path.is_dir() else path.parent)}
 
 
 def sizes_of(table: Mapping[str, int]) -> dict[Size, int]:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from imagemill.dataset.files import append_lines, make_folder
-from imagemill.embedded import read_embedded
+from imagemill.embedded import carried, read_embedded
 from imagemill.environment import cores
 from imagemill.foreign.trees import Lazy
 from imagemill.images import EXTENSIONS, encode, format_of, is_plain, open_image, size_of, upright
@@ -200,10 +200,6 @@ def _looked(found: Found, entry: Loaded, exact: bool) -> Found:
             _take(found, entry)
     except (ValueError, RecursionError) as error:
         found.reason = str(error) or type(error).__name__
-    except KeyError:
-        found.reason = "its file is absent"
-    except OSError as error:
-        found.reason = f"its file cannot be read: {error.strerror or error}"
     if found.reason:
         found.record, found.said, found.files, found.whole = {}, {}, {}, False
     return found
@@ -225,8 +221,8 @@ def _told(record: Mapping[str, Any], left_out: list[str]) -> Record:
 def _take_ours(found: Found, entry: Loaded) -> bool:
     """Whether the files of a record of ours are what it tells; raises ValueError where one is no image."""
     record = found.record
-    for name in files_of(record):
-        data = entry.files[name]
+    for number, name in enumerate(files_of(record)):
+        data = _held(entry, name, number)
         sha256 = hashlib.sha256(data).hexdigest()
         if name == record["file_name"] and sha256 != record["sha256"]:
             return False
@@ -239,33 +235,43 @@ def _take_ours(found: Found, entry: Loaded) -> bool:
     return bool(found.size == (record["width"], record["height"]))
 
 
+def _held(entry: Loaded, name: str, number: int) -> bytes:
+    """What a file holds; raises ValueError, which names it where it is another than the picture itself."""
+    said = f"`{name}`, which it names," if number else "its file"
+    try:
+        return entry.files[name]
+    except (KeyError, FileNotFoundError):
+        raise ValueError(f"{said} is absent") from None
+    except OSError as error:
+        raise ValueError(f"{said} cannot be read: {error.strerror or error}") from None
+
+
 def _take(found: Found, entry: Loaded) -> None:
     """Look at a picture of anybody's, and at those beside it."""
     found.files = {}
     names = files_of({"file_name": found.record["file_name"], **beside(found)})
     for number, name in enumerate(names):
-        data = entry.files[name]
+        data = _held(entry, name, number)
         image = open_image(data)
         if number == 0:
             found.said = _told(read_embedded(image), found.left_out)
             found.said = {
                 key: value for key, value in found.said.items() if not key.endswith(("file_name", "file_names"))
             }
-            seen = upright(image)
-            found.size = seen.size
+            found.size = upright(image).size
             changed = not is_plain(image)
-            data = as_png(seen) if changed else data
+            data = as_png(image) if changed else data
         else:
             # Of a mask the transparency says what it is.
             changed = False
         found.files[name] = [hashlib.sha256(data).hexdigest(), EXTENSIONS[format_of(data)], changed]
 
 
-def as_png(seen: Image.Image) -> bytes:
-    """A picture as it is to be seen, where not every reader sees that in its file."""
+def as_png(image: Image.Image) -> bytes:
+    """A picture as it is to be seen, where not every reader sees that in its file, with what it tells of its origin."""
     import numpy as np
 
-    return encode(np.asarray(seen), "png", None, mark=False)
+    return encode(np.asarray(upright(image)), "png", **carried(image))
 
 
 def fingerprint(entries: Iterable[Loaded]) -> str:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _CONVERTED = ".imagemill/converted"
 """Where converted pictures are until they are exported."""
+_CHANGING = frozenset({"source_sha256", "left_out"})
+"""What a selection says of its source, which may change."""
 
 
 class Export(Component):
@@ -86,6 +88,11 @@ class Export(Component):
             )
         parse_subsets(self.subsets)
         check_license(self.license, self.license_link)
+        if self.citation and not re.fullmatch(r"\s*@\w+\s*\{[^,]+,.*\}\s*", self.citation, re.DOTALL):
+            raise UsageError(
+                f"export: `citation`: no BibTeX entry, got: `{self.citation.strip()[:60]}`",
+                "write `@misc{name, title={…}, year={…}}`",
+            )
         wrong = [code for code in self.language if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*", code)]
         if wrong:
             raise UsageError(f"export: `language`: no code of a language: `{wrong[0]}`", "write `en`, or `pt-BR`")
@@ -124,6 +131,8 @@ class Prepared:
     subsets: Mapping[str, frozenset[str]]
     """The images of each, by file name without its extension."""
     signing: Signing | None = None
+    address: str = ""
+    """How readers will name it, where it does not stay in a folder."""
 
     @property
     def images(self) -> dict[str, int]:
@@ -192,7 +201,8 @@ def prepare(source: Dataset | str | Path, output: str | Path, parameters: Mappin
             split: {
                 "images": len(dataset if (names := kept[split]) is None else names),
                 "fingerprint": fingerprint(dataset),
-                **added_steps(dataset),
+                "origin": _origin(dataset),
+                **added_steps(dataset, signing),
             }
             for split, dataset in datasets.items()
         },
@@ -221,6 +231,9 @@ def execute(prepared: Prepared) -> list[str]:
                 prepared.layout.write(content, work)
             sizes = compare(content, prepared.layout, work)
             with explained(prepared.output):
+                if prepared.address:
+                    card = work / "README.md"
+                    card.write_text(card.read_text().replace("path/to/this/folder", prepared.address))
                 tell_sizes(work, prepared.images, sizes)
                 (work / MARK).write_text(json.dumps(prepared.mark, indent=1) + "\n")
                 write_manifest(work)
@@ -254,6 +267,15 @@ def export(dataset: Dataset | str | Path, layout: str, output: str | Path, **par
     return prepared.output
 
 
+def _origin(dataset: Dataset) -> str:
+    """A hash that stays when a dataset is scored, captioned or loses images, and that no other one has."""
+    job = dataset.job
+    chosen = [step for step in job["steps"][1:] if step["operator"] == "select"]
+    told = [{name: step[name] for name in sorted(step) if name not in _CHANGING} for step in chosen]
+    text = json.dumps([job["input"], job["steps"][0], told], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _subsets(
     datasets: Mapping[str, Dataset], kept: Mapping[str, frozenset[str] | None], options: Export
 ) -> dict[str, frozenset[str]]:
@@ -282,7 +304,7 @@ def _content(prepared: Prepared, converted: Path) -> Content:
         schema=prepared.schema,
         front=front,
         text=text,
-        fingerprint=prepared.fingerprint,
+        fingerprint=f"export {prepared.fingerprint[:16]}",
         subsets={name: SubsetPictures(next(iter(splits.values())), stems) for name, stems in prepared.subsets.items()},
     )
 
@@ -292,7 +314,17 @@ def _card(prepared: Prepared) -> tuple[str, str]:
     options = prepared.options
     told = Told(options.pretty_name, options.license, options.license_link, options.language, options.citation)
     changes = list(_changes(prepared))
-    return exported_card(prepared.datasets, prepared.images, told, changes, prepared.layout.hidden)
+    layout = prepared.layout
+    return exported_card(
+        prepared.datasets,
+        prepared.images,
+        told,
+        changes,
+        hidden=layout.hidden,
+        layout=layout.component_name(),
+        caption_column=str(layout.to_table().get("caption_column", "")),
+        where=options.where,
+    )
 
 
 def _changes(prepared: Prepared) -> Iterator[str]:

@@ -15,6 +15,7 @@ from imagemill.component import Component
 from imagemill.dataset.card import write_card
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.lock import locked
+from imagemill.dataset.splits import write_above
 from imagemill.errors import ImagemillError, SomeFailed, UsageError
 from imagemill.layouts.base import Loaded
 from imagemill.making.importable import Importable, open_source
@@ -29,7 +30,6 @@ from imagemill.making.importing import (
 )
 from imagemill.making.surveying import Journal, Survey, fingerprint, readable
 from imagemill.records import Reject, files_of, order_of
-from imagemill.selecting.splits import write_above
 
 Progress = Callable[[str, int], None]
 """Told what is being done, `looked at` or `written`, and with how many pictures so far."""

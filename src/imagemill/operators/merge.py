@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from imagemill.component import Component
 from imagemill.dataset.folder import FORMAT, Dataset
-from imagemill.errors import UsageError
+from imagemill.errors import LockedError, UsageError
 from imagemill.selecting.merging import Merging, merge_inputs, merge_step, read_inputs
 from imagemill.selecting.writing import built_beside, write_dataset
 
@@ -62,6 +62,11 @@ def prepare(
             raise UsageError(f"merge: `{dataset.folder}` is given twice", "name each dataset once")
     if folder.resolve() in places:
         raise UsageError(f"`{folder}` is one of the datasets that are merged", "choose another output folder")
+    for dataset in datasets:
+        if writer := dataset.writer:
+            raise LockedError(
+                f"`{dataset.folder}` is being written by {writer}", "wait until it has finished, or stop it"
+            )
     inputs = read_inputs(datasets)
     merging = merge_inputs(inputs, options.columns == "common")
     step = {**merge_step(inputs), "columns_kept": options.columns}

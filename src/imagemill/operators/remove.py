@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from imagemill.component import Component
-from imagemill.dataset.files import read_lines
+from imagemill.dataset.files import parse_lines, read_lines
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.removal import begin_removal, removal_of
-from imagemill.errors import UsageError, did_you_mean
+from imagemill.errors import UsageError
 from imagemill.records import files_of, order_of, to_json
-from imagemill.selecting.splits import refresh_above
 
 _IMAGE = re.compile(r"prompt_\d+_image_\d+(\.\w+)?")
-_SIMILAR = 10_000
-"""Names among which a similar one is looked for."""
+_ROW = re.compile(r"(?:prompt_)?(0|[1-9]\d{0,17})", re.ASCII)
+_TELLING = 10_000
+"""Images that are looked at for a hint, and to tell whether a table has ids of its own."""
 _FEW = 32
 """Texts for which a part is searched before its records are read; of more, reading them all is quicker."""
 
@@ -35,6 +35,8 @@ class Remove(Component):
     """Rows of the table by their prompts, letter by letter as the records say them."""
     reason: str = ""
     """Why; it stays on file."""
+    ignore_unknown: bool = False
+    """Pass over what this dataset has no image or row of, such as in a list for several datasets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Found:
     """Names of requests that failed, whose prompts are on file."""
     made_from: tuple[str, ...]
     """Those of the images that were not named, and were made from one of them."""
+    unmade: tuple[int, ...]
+    """Rows of the table without an image or a failure, of which none will be made."""
     same_bytes: tuple[str, ...]
     """Images that stay, with the same bytes as one that goes."""
     left_out: tuple[str, ...]
@@ -55,6 +59,8 @@ class Found:
     """Pictures that no other image was made from."""
     before: tuple[str, ...]
     """What was asked for and has been removed before."""
+    unknown: tuple[str, ...]
+    """What was asked for and is passed over, since nobody knows it here."""
     removal: Mapping[str, Any]
     """What `begin_removal` takes."""
 
@@ -117,6 +123,12 @@ def find(dataset: Dataset, options: Remove, begun: Iterable[str] = ()) -> Found:
     events += [{"event": "remove", "name": name, "left_out": True, **told} for name in asked.left_out]
     events += [{"event": "remove", "row": row, **told} for row in sorted(whole | asked.rows)]
     numbers = {item.part for item in ordered}
+    for part in map(dataset.part, sorted(numbers)):
+        if any(record is None for record, _ in parse_lines(part.metadata)):
+            raise UsageError(
+                f"`{part.metadata}` has damaged lines, and nobody knows of which images",
+                "`imagemill verify --repair` gives them up first",
+            )
     files: dict[str, list[str]] = {}
     for item in ordered:
         part = dataset.part(item.part)
@@ -126,10 +138,12 @@ def find(dataset: Dataset, options: Remove, begun: Iterable[str] = ()) -> Found:
         images=tuple(item.name for item in ordered if item.sha256),
         failures=tuple(item.name for item in ordered if not item.sha256),
         made_from=tuple(made_from),
+        unmade=tuple(sorted(asked.rows - {item.row for item in ordered})),
         same_bytes=tuple(twins),
         left_out=tuple(asked.left_out),
         sources=sum(any(kept.glob(f"{sha256}.*")) for sha256 in sources),
         before=tuple(asked.before),
+        unknown=tuple(asked.unknown),
         removal={
             "asked": [*options.ids, *options.prompts],
             "events": events,
@@ -146,20 +160,28 @@ def execute(dataset: Dataset, found: Found) -> None:
     """Remove what was found; the caller has held the lock since before. A kill ends in the removal all the same."""
     if found.removal["events"]:
         begin_removal(dataset, found.removal)
-    refresh_above(dataset)
 
 
 def remove(
-    dataset: Dataset | str | Path, ids: str | Iterable[str] = (), *, prompts: str | Iterable[str] = (), reason: str = ""
+    dataset: Dataset | str | Path,
+    ids: str | Iterable[str] = (),
+    *,
+    prompts: str | Iterable[str] = (),
+    reason: str = "",
+    ignore_unknown: bool = False,
 ) -> list[str]:
     """Take images down and return their names: file, record, scores, and whatever else the dataset knows of them.
 
     `ids` are file names or ids of rows, whose images then go all; `prompts` name rows by their text. Images made from
     one of them go with it. An event with `reason` remains in `.imagemill/events.jsonl`, and nothing of it is made
-    again. Raises UsageError that names everything unknown; then nothing is removed. Raises LockedError.
+    again. Raises UsageError that names everything unknown, unless it is to be ignored; then nothing is removed. Raises
+    LockedError.
     """
     dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
-    options = Remove.parse({"ids": _several(ids), "prompts": _several(prompts), "reason": reason}, "remove")
+    options = Remove.parse(
+        {"ids": _several(ids), "prompts": _several(prompts), "reason": reason, "ignore_unknown": ignore_unknown},
+        "remove",
+    )
     with finding(dataset, options) as found:
         execute(dataset, found)
     return [*found.images, *found.failures]
@@ -194,6 +216,7 @@ class _Asked:
     images: set[str] = field(default_factory=set)
     left_out: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
 
 def _items(dataset: Dataset, texts: Collection[str] = ()) -> Iterator[_Item]:
@@ -231,16 +254,19 @@ def _item(name: str, part: int, record: Mapping[str, Any], files: Iterable[str])
 
 def _asked(dataset: Dataset, options: Remove, begun: set[str]) -> _Asked:
     """What the names, ids and prompts mean; raises UsageError."""
-    names = {Path(text).stem if _IMAGE.fullmatch(Path(text).name) else text: text for text in options.ids}
+    names: dict[str, list[str]] = {}
+    for text in options.ids:
+        names.setdefault(Path(text).stem if _IMAGE.fullmatch(Path(text).name) else text, []).append(text)
     asked = _Asked()
     known = set(begun)
     by_name: dict[str, int] = {}
     by_id: dict[str, set[int]] = {}
     texts = [*map(_named, names), *map(to_json, {*options.ids, *options.prompts})]
     for item in _items(dataset, texts):
-        if item.name in names:
-            by_name[names[item.name]] = item.row
-            asked.images.add(item.name)
+        for text in names.get(item.name, ()):
+            if _is_called(text, dataset.part(item.part).folder, item.files):
+                by_name[text] = item.row
+                asked.images.add(item.name)
         if item.id in options.ids:
             by_id.setdefault(item.id, set()).add(item.row)
         if item.prompt in options.prompts:
@@ -256,7 +282,7 @@ def _asked(dataset: Dataset, options: Remove, begun: set[str]) -> _Asked:
     for line in read_lines(dataset.folder / ".imagemill" / "left_out.jsonl"):
         name = Path(line["file_name"]).stem
         if name in names or line["id"] in options.ids:
-            known.add(names.get(name, line["id"]))
+            known.update({*names.get(name, ()), line["id"]})
             asked.left_out.append(name)
     for text in by_name.keys() & by_id.keys():
         if by_id[text] != {by_name[text]}:
@@ -266,21 +292,63 @@ def _asked(dataset: Dataset, options: Remove, begun: set[str]) -> _Asked:
             )
     asked.rows.update(*by_id.values())
     removed = dataset.removed
-    asked.before.extend(text for name, text in names.items() if name in removed)
+    asked.before.extend(text for name, found in names.items() if name in removed for text in found)
     known |= {*by_name, *by_id, *asked.before}
     unknown = [text for text in dict.fromkeys([*options.ids, *options.prompts]) if text not in known]
-    if unknown:
+    unknown = _without_rows(dataset, asked, unknown, options.ids)
+    if unknown and not options.ignore_unknown:
         raise UsageError(
             f"`{dataset.folder}` has no image or row {', '.join(f'`{text}`' for text in unknown)}: nothing was removed",
             _hint(dataset, unknown[0]),
         )
+    asked.unknown.extend(unknown)
     return asked
 
 
+def _is_called(text: str, folder: Path, files: Collection[str]) -> bool:
+    """Whether a name that a user gives, perhaps with its folder, is that of an image; failures have no files."""
+    *places, name = Path(text).parts
+    if places and list(folder.resolve().parts[-len(places) :]) != places:
+        return False
+    return not Path(name).suffix or not files or name in files
+
+
+def _without_rows(dataset: Dataset, asked: _Asked, unknown: list[str], ids: Collection[str]) -> list[str]:
+    """Take those for rows that name one by its position, without an image to tell of it; returns the others."""
+    numbers = {text: int(found[1]) for text in unknown if text in ids and (found := _ROW.fullmatch(text))}
+    if not numbers:
+        return unknown
+    # Without ids of its own, a table's rows are called as they are counted.
+    first = list(islice(_items(dataset), _TELLING))
+    counted = bool(first) and all(item.id == str(item.row) for item in first)
+    alike = any(item.id.startswith("prompt_") for item in first)
+    numbers = {text: row for text, row in numbers.items() if (counted if text.isdigit() else not alike)}
+    removed, rows = dataset.removed_rows, dataset.job["plan"]["rows_read"]
+    pending = dataset.counts().pending
+    there = {item.row for item in _items(dataset)} if set(numbers.values()) - removed and pending else set()
+    for text, row in numbers.items():
+        if row in removed:
+            asked.before.append(text)
+        elif pending and row < rows and row not in there:
+            asked.rows.add(row)
+    return [text for text in unknown if numbers.get(text, -1) not in removed | asked.rows]
+
+
 def _hint(dataset: Dataset, unknown: str) -> str:
-    similar = [text for item in islice(_items(dataset), _SIMILAR) for text in (item.name, item.id, item.prompt)]
-    return did_you_mean(unknown, similar) or (
-        "name images as `prompt_0_image_0`, or rows by their ids; rows that were removed are not known by their ids"
+    """What may help; never the name of another image, which would go for good."""
+    known = (text for item in islice(_items(dataset), _TELLING) for text in (item.name, item.id, item.prompt))
+    same = {text for text in known if text.casefold() == unknown.casefold()}
+    if len(same) == 1:
+        return f"letters are compared exactly: `{same.pop()}`"
+    if _IMAGE.fullmatch(unknown.split(",", maxsplit=1)[0].strip()) and "," in unknown:
+        return "put blanks between names, no commas"
+    if _IMAGE.fullmatch(unknown) and dataset.counts().pending:
+        row = order_of(Path(unknown).stem)[0]
+        return (
+            f"what is not made yet goes with its row, if none of it is made: `prompt_{row}`; see `imagemill remove -h`"
+        )
+    return (
+        "`--ignore-unknown` passes over what is not there; rows that were removed are not known by their ids any more"
     )
 
 

@@ -55,15 +55,27 @@ class Select(Component):
     sample: int | None = Field(None, ge=1)
     """Keep so many images, drawn by a hash of each one."""
     split: str = ""
-    """Divide what is kept into datasets of their own, such as `train=0.9,test=0.1`; a prompt stays in one."""
+    """Divide it into datasets: `train=0.9,test=0.1`, or `a,b` for equal shares; a prompt stays in one of them."""
     seed: int = Field(0, ge=0, le=SEED_LIMIT - 1)
     """Decides what `sample`, `balance` and `split` draw."""
     keep_missing: bool = False
     """Keep images without a value in a column that is asked for; they are the worst."""
 
+    @property
+    def equal(self) -> bool:
+        """Whether all splits get as much, but for one prompt."""
+        return bool(self.split) and "=" not in self.split
+
     def shares(self) -> dict[str, float]:
         """The splits with their shares; raises UsageError."""
         shares: dict[str, float] = {}
+        if self.equal:
+            names = [name.strip() for name in self.split.split(",")]
+            if len(names) < 2 or len(set(names)) < len(names) or not all(re.fullmatch(r"\w+", name) for name in names):
+                raise UsageError(
+                    f"select: `split`: names with shares, each once, got: `{self.split}`", "write train=0.9,test=0.1"
+                )
+            return dict.fromkeys(names, 1 / len(names))
         for item in self.split.split(",") if self.split else ():
             found = re.fullmatch(r"\s*(\w+)\s*=\s*(\d*\.?\d+)\s*", item)
             if not found or found[1] in shares or not float(found[2]):
@@ -204,12 +216,12 @@ def choose(prepared: Prepared) -> Chosen:
     if not len(choice.kept):
         raise _nothing_left(prepared, choice)
     shares = options.shares()
-    kept = choice.split(shares, options.seed) if shares else {"": choice.kept}
+    kept = choice.split(shares, options.seed, options.equal) if shares else {"": choice.kept}
     empty = [name for name, places in kept.items() if not len(places)]
     if empty:
         raise SomeFailed(
             f"none of {len(choice.kept):,} images falls into the split `{empty[0]}`: whole prompts are drawn",
-            "give it a larger share, or try another `seed`",
+            "ask for fewer" if options.equal else "give it a larger share, or try another `seed`",
         )
     return Chosen(choice, kept)
 

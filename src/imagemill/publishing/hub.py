@@ -19,7 +19,7 @@ from imagemill.dataset.manifest import MANIFEST, MARK
 from imagemill.environment import package_version
 from imagemill.errors import ImagemillError, MissingExtra, UsageError
 from imagemill.publishing.checks import check_limits, redacted
-from imagemill.publishing.target import CARD, Exported, Publish, Say, State, Target, parse_manifest
+from imagemill.publishing.target import CARD, Exported, Publish, Say, State, Target, mark_of, parse_manifest
 
 _URL = re.compile(r"hf://(?:datasets/)?([\w-][\w.-]*/[\w-][\w.-]*)/?", re.ASCII)
 _NOT_OURS = frozenset({".gitattributes"})
@@ -48,6 +48,11 @@ class HubRepository(Target):
         """Where people look at it, and who can."""
         import_hub()
         return f"{self._api.endpoint}/datasets/{self.repository} ({'public' if self.options.public else 'private'})"
+
+    @property
+    def address(self) -> str:
+        """How `load_dataset` names it."""
+        return self.repository
 
     @cached_property
     def _api(self) -> Any:
@@ -84,7 +89,10 @@ class HubRepository(Target):
             # Writing the export may have taken hours.
             info = api.repo_info(repository, repo_type="dataset")
             self._check_visibility(info.private)
-            state = self._state({}, info.sha)
+            state = self._state(mark_of(exported), info.sha)
+            if state.holds == "this":
+                self._tag()
+                return
             title = f"{_TITLE}{exported.fingerprint[:16]}"
             begun = self._begun(title)
             if begun:
@@ -107,6 +115,7 @@ class HubRepository(Target):
                 details = api.get_discussion_details(repository, number, repo_type="dataset")
                 if details.status == "draft":
                     api.change_discussion_status(repository, number, "open", repo_type="dataset")
+                self._check_head(number, state)
                 self._merge(number)
             self._compare(exported)
             self._tag()
@@ -148,6 +157,7 @@ class HubRepository(Target):
             file.name == CARD or (file.name in files and files[file.name].size == file.size)
             for file in listed
         )
+        self.check_replaced(there, mark)
         same = bool(whole) and there == mark
         self._check_tag(mark if same else None)
         return State("this" if same else "another", names, details)
@@ -202,6 +212,14 @@ class HubRepository(Target):
                 self._close(number, "`main` has changed meanwhile.")
             raise
 
+    def _check_head(self, number: int, state: State) -> None:
+        """Raise ImagemillError when somebody else has changed `main`, of which the hub would make a mixture."""
+        if self._api.repo_info(self.repository, repo_type="dataset").sha != state.details["head"]:
+            self._close(number, "`main` has changed meanwhile.")
+            raise ImagemillError(
+                f"`{self.repository}` has changed meanwhile", "the same command looks at it again, and continues"
+            )
+
     def _close(self, number: int, comment: str) -> None:
         self._api.change_discussion_status(self.repository, number, "closed", comment=comment, repo_type="dataset")
 
@@ -235,6 +253,11 @@ def import_hub() -> Any:
         import huggingface_hub.errors
     except ImportError:
         raise MissingExtra("huggingface_hub", "imagemill[cloud]") from None
+    except ValueError as error:
+        # The package reads numbers from its variables when it is imported.
+        raise UsageError(
+            f"a variable `HF_…` is not what it must be: {error}", "`HF_HUB_…_TIMEOUT` are seconds"
+        ) from None
     return huggingface_hub
 
 

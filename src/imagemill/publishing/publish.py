@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -49,7 +50,7 @@ class Upload:
             exported = read_export(self.prepared.output, self.prepared.fingerprint)
             return len(exported.files), exported.size
         sizes = [
-            (part.folder / name).stat().st_size
+            _size(part.folder / name)
             for split, dataset in self.prepared.datasets.items()
             for part in dataset.parts
             for record in part.records()
@@ -77,7 +78,9 @@ def prepare(source: Dataset | str | Path, url: str, parameters: Mapping[str, Any
     root = Path(source.folder if isinstance(source, Dataset) else source).resolve()
     work = root.with_name(f".{root.name}.upload")
     prepared = exporting.prepare(source, work / "export", others)
-    prepared = replace(prepared, output=work / prepared.fingerprint[:16])
+    address = target.address
+    called = hashlib.sha256(f"{prepared.fingerprint} {address}".encode()).hexdigest()[:16]
+    prepared = replace(prepared, output=work / called, address=address)
     front, text = prepared.card
     problems = [*check_card(_license(front), front + text), *check_records(_records(prepared))]
     if problems:
@@ -130,9 +133,22 @@ def export(dataset: Dataset | str | Path, layout: str, output: str | Path, **par
 def check_local(output: str | Path, parameters: Mapping[str, Any]) -> None:
     """Raise UsageError for what only an upload knows."""
     options, _ = split_options(parameters)
+    found = re.match(r"(hf|s3|gs|az|azz|file|https?):/*", str(output), re.IGNORECASE)
+    if found:
+        raise UsageError(
+            f"`{output}` is neither a folder nor a place to send it to",
+            f"write `{found[1].lower()}://…`, or `./{output}`",
+        )
     given = next((name for name, value in options.to_table().items() if value), "")
     if given:
         raise UsageError(f"`{given}` has no effect on the folder `{output}`", "export to `hf://user/name`")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        raise UsageError(f"`{path}` is absent", "`imagemill verify` tells what else is wrong") from None
 
 
 def _license(front: str) -> str:

@@ -27,6 +27,7 @@ from imagemill.publishing.target import (
     Say,
     State,
     Target,
+    mark_of,
     parse_manifest,
     without_password,
 )
@@ -55,6 +56,8 @@ class StorePrefix(Target):
         super().__init__(url, options)
         if not re.fullmatch(r"\w+://[^/?#@]+(/[^?#]*)?", url):
             raise UsageError(f"`{without_password(url)}` names no bucket", "write `s3://bucket/prefix`")
+        if {"", ".", ".."} & set(url.rstrip("/").split("/")[3:]):
+            raise UsageError(f"`{url}` has an empty name, `.` or `..` in its path", "write the prefix as it shall be")
         if options.public or options.tag:
             given = "public" if options.public else "tag"
             raise UsageError(
@@ -83,7 +86,12 @@ class StorePrefix(Target):
                     f"`{self.url}` holds other objects, such as `{min(found)}`", "choose another prefix, or empty it"
                 )
             return State("nothing")
+        claimed = self._version(_CLAIM) if _CLAIM in found else {}
         claim = self._read_json(_CLAIM) if _CLAIM in found else {}
+        if MARK in found:
+            self.check_replaced(self._read_json(MARK), mark)
+        if _CLAIM in found:
+            self.check_replaced(claim.get("mark"), mark)
         names = {MARK, MANIFEST, CARD, *claim.get("names", ())}
         whole = MARK in found and MANIFEST in found
         if MANIFEST in found:
@@ -95,22 +103,29 @@ class StorePrefix(Target):
             whole = whole and all(file.name in found and found[file.name]["size"] == file.size for file in files)
         same = whole and not claim and self._read_json(MARK) == mark
         earlier: Literal["another", "half"] = "another" if MARK in found else "half"
-        return State("this" if same else earlier, frozenset(names), {"claim": claim})
+        return State("this" if same else earlier, frozenset(names), {"claim": claim, "claimed": claimed})
 
     def publish(self, exported: Exported, state: State, say: Say) -> None:
         """Send the claim, all data, then card and manifest, then the mark; last what an earlier export has left."""
-        state = self.look({})
-        claim = {"fingerprint": exported.fingerprint, "names": sorted(state.names | set(exported.files))}
+        mark = mark_of(exported)
+        state = self.look(mark)
+        if state.holds == "this":
+            return
+        names = sorted(state.names | set(exported.files))
+        claim = {"fingerprint": exported.fingerprint, "names": names, "mark": mark}
         continued = state.details.get("claim", {}).get("fingerprint") == exported.fingerprint
         content = json.dumps(claim).encode()
         with self._explained():
             if not continued:
                 # Where two begin at once, one is told so.
-                mode = "create" if state.holds == "nothing" else "overwrite"
-                self._store.put(_CLAIM, content, mode=mode)
-            self._delete([MARK] if state.holds == "another" else [])
+                there = state.details.get("claimed")
+                self._store.put(_CLAIM, content, mode=there or "create")
             found = self._list()
-            checked = _Checked(found[_CLAIM], self._read(_CLAIM))
+            if (MARK in found) != (state.holds == "another"):
+                raise ImagemillError(f"`{self.url}` has changed meanwhile", "give the same command again")
+            self._delete([MARK] if state.holds == "another" else [])
+            own = self._read(_CLAIM)
+            checked = _Checked(found[_CLAIM], own)
             there = {
                 name
                 for name, file in exported.files.items()
@@ -124,13 +139,28 @@ class StorePrefix(Target):
             self._check(exported, [name for name in exported.files if name not in last], checked)
             self._send(exported, [exported.files[name] for name in (CARD, MANIFEST)], None)
             self._check(exported, [CARD, MANIFEST], checked)
+            self._check_claim(own)
             self._store.put(MARK, (exported.folder / MARK).read_bytes(), mode="create")
+            self._check_claim(own)
             self._delete(sorted((state.names - set(exported.files)) & set(found)))
             self._delete([_CLAIM])
+
+    def _check_claim(self, own: bytes) -> None:
+        """Raise ImagemillError when another upload has begun in the same place."""
+        if _CLAIM not in self._list() or self._read(_CLAIM) != own:
+            raise ImagemillError(
+                f"another upload to `{self.url}` has begun meanwhile", "wait for it, then give the same command again"
+            )
 
     def _list(self) -> dict[str, Any]:
         with self._explained():
             return {found["path"]: found for found in self._store.list().collect()}
+
+    def _version(self, name: str) -> dict[str, Any]:
+        """What tells an object from a later one of its name."""
+        with self._explained():
+            found = self._store.head(name)
+        return {key: found[key] for key in ("e_tag", "version") if found.get(key)}
 
     def _read(self, name: str) -> bytes:
         with self._explained():

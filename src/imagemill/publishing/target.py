@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imagemill.component import Component
-from imagemill.dataset.manifest import MANIFEST
+from imagemill.dataset.manifest import MANIFEST, MARK
 from imagemill.errors import ImagemillError, UsageError, did_you_mean
 
 CARD = "README.md"
@@ -28,6 +28,8 @@ class Publish(Component):
     """On the hub: for everybody; a new repository is private without it."""
     tag: str = ""
     """On the hub: a name for this version, such as `v1`, that always leads to it."""
+    replace: bool = False
+    """Put it in the place of an export of another dataset, in another layout or with other parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,11 @@ class Target(ABC):
         self.options = options
 
     @property
+    def address(self) -> str:
+        """How `load_dataset` names it; empty where it does not know the place."""
+        return ""
+
+    @property
     @abstractmethod
     def place(self) -> str:
         """Where people look at it, and who can."""
@@ -86,6 +93,23 @@ class Target(ABC):
         Raises UsageError when it cannot be reached or holds something else.
         """
 
+    def check_replaced(self, there: Any, mark: Mapping[str, Any]) -> None:
+        """Raise UsageError when what is there is no earlier version of the export with a mark, unless it may go."""
+        if self.options.replace or there == mark:
+            return
+        there = there if isinstance(there, dict) else {}
+        name = without_password(self.url)
+        if there.get("layout") != mark["layout"]:
+            problem = f"`{name}` holds an export in the layout `{there.get('layout')}`"
+        elif there.get("parameters") != mark["parameters"]:
+            given = ", ".join(f"`{key}` {value}" for key, value in dict(there.get("parameters") or {}).items())
+            problem = f"`{name}` holds an export with other parameters: {given or 'none'}"
+        elif origins(there) != origins(mark):
+            problem = f"`{name}` holds an export of another dataset"
+        else:
+            return
+        raise UsageError(problem, "choose another place, or let this one replace it: `--replace`")
+
     @abstractmethod
     def publish(self, exported: Exported, state: State, say: Say) -> None:
         """Upload so that readers see the export whole or not at all, and compare what is there then.
@@ -95,6 +119,14 @@ class Target(ABC):
 
     def settle(self, mark: Mapping[str, Any], state: State) -> None:  # noqa: B027 - most have nothing to do
         """Do what is left to do where the export is there already."""
+
+
+def origins(mark: Mapping[str, Any]) -> Any:
+    """Which datasets an export is of, as far as its mark tells."""
+    splits = mark.get("splits")
+    if not isinstance(splits, dict):
+        return None
+    return {name: found.get("origin") if isinstance(found, dict) else None for name, found in splits.items()}
 
 
 def is_url(output: str | Path) -> bool:
@@ -133,6 +165,12 @@ def read_export(folder: Path, fingerprint: str) -> Exported:
         raise ImagemillError(f"`{folder / MANIFEST}` cannot be read: {error}", "delete the folder") from None
     files[MANIFEST] = File(MANIFEST, len(content), hashlib.sha256(content).hexdigest())
     return Exported(folder, files, fingerprint)
+
+
+def mark_of(exported: Exported) -> dict[str, Any]:
+    """What an export on this machine says it is."""
+    mark: dict[str, Any] = json.loads((exported.folder / MARK).read_bytes())
+    return mark
 
 
 def parse_manifest(content: bytes) -> list[File]:

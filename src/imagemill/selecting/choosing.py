@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -146,12 +146,19 @@ class Choice:
         texts = (f"place {count + number} of {len(kept)} in the draw" for number in range(1, len(places) + 1))
         self.leave_out(places, (Cause("not in the sample", text) for text in texts))
 
-    def split(self, shares: dict[str, float], seed: int) -> dict[str, Places]:
-        """Divide what is left; images of one prompt, or of one row of the table, stay together."""
+    def split(self, shares: Mapping[str, float], seed: int, equal: bool = False) -> dict[str, Places]:
+        """Divide what is left; images of one prompt, or of one row of the table, stay together.
+
+        Shares are those that are expected; where `equal`, all get the same number of such groups, but for one.
+        """
         import numpy as np
 
         kept = self.kept
         keys = together(self.table.select(["id", "prompt"]).take(kept), seed)
+        if equal:
+            found, ranks = np.unique(keys, return_inverse=True)
+            chosen = ranks * len(shares) // max(1, len(found))
+            return {name: kept[chosen == number] for number, name in enumerate(shares)}
         bounds = np.cumsum(list(shares.values()))[:-1]
         chosen = np.searchsorted(bounds, keys / 2**64, side="right")
         return {name: kept[chosen == number] for number, name in enumerate(shares)}

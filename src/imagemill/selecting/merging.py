@@ -9,13 +9,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from imagemill.dataset.card import AS_RECEIVED
+from imagemill.dataset.card import AS_RECEIVED, license_of
 from imagemill.dataset.columns import fingerprint
 from imagemill.dataset.files import parse_lines
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.journal import blanks_of
 from imagemill.errors import UsageError, together
 from imagemill.layouts.base import renamed
+from imagemill.licenses import combined
 from imagemill.records import RECORD_KEYS, SOURCE_KEYS, Record, files_of, order_of, to_json
 from imagemill.selecting.writing import Image, Source
 
@@ -139,7 +140,7 @@ def merge_step(inputs: Sequence[Input]) -> dict[str, Any]:
         "operator": "merge",
         "model": same["model"] if one_model else "",
         "model_revision": same["model_revision"] if one_model else "",
-        "license": same.get("license", "other"),
+        "license": combined(map(license_of, first)),
         "seed": same.get("seed", 0),
         # Of files that are kept as they came nobody expects what we write into others.
         "image_format": AS_RECEIVED if AS_RECEIVED in formats else ", ".join(formats),

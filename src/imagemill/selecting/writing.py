@@ -20,12 +20,12 @@ from imagemill.dataset.files import encode_lines, explained, make_folder, parse_
 from imagemill.dataset.folder import Dataset, seal_of
 from imagemill.dataset.lock import locked
 from imagemill.dataset.sources import Sources, may_lack
+from imagemill.dataset.splits import write_above
 from imagemill.dataset.vectors import Vectors
-from imagemill.errors import ImagemillError, UsageError
+from imagemill.errors import ImagemillError, LockedError, UsageError
 from imagemill.expressions import Cause
 from imagemill.plan import PART_SIZE
 from imagemill.records import Record, files_of, order_of
-from imagemill.selecting.splits import write_above
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,6 +103,11 @@ def built_beside(folder: Path, sources: Iterable[tuple[Dataset, str]], is_datase
     own. Raises ImagemillError when one of them, or the folder, was changed, and LockedError.
     """
     new = folder.with_name(f".{folder.name}.tmp")
+    for dataset, _ in (sources := list(sources)):
+        if writer := dataset.writer:
+            raise LockedError(
+                f"`{dataset.folder}` is being written by {writer}", "wait until it has finished, or stop it"
+            )
     with locked(new):
         try:
             if folder.is_dir() and any(folder.iterdir()):

@@ -45,6 +45,7 @@ _AT_ONCE = 8
 """Segments that are looked into together on the way to a page that is not the first."""
 _FEW = 8
 """An expression is asked of the found rows alone where they are fewer than one in so many."""
+_MOST_BINS = 1_000
 _FEW_SORTED = 2**17
 """Rows that are sorted by themselves, and not by the order of the whole column."""
 
@@ -55,7 +56,7 @@ class Query(Component):
     where: str = ""
     """An expression that is true of them, such as `alignment > 0.28 and image_nsfw < 0.1`."""
     search: str = ""
-    """A text that their prompt contains, whatever the case."""
+    """A text that their prompt contains, whatever the case, as `contains` finds it."""
     search_column: str = SEARCHED
     """The column that `search` looks into."""
     by: str = ""
@@ -170,7 +171,8 @@ class Index:
 
         total = self.count(query)
         if not 0 < count <= total:
-            raise UsageError(f"a sample of {count:,} of {total:,} rows cannot be drawn", f"ask for 1 to {total:,}")
+            hint = f"ask for 1 to {total:,}" if total else "there are none: ask for other rows"
+            raise UsageError(f"a sample of {count:,} of {total:,} rows cannot be drawn", hint)
         places = np.array(drawn(count, total, seed), np.int64)
         found = self._found(query)
         if found.everything:
@@ -190,8 +192,8 @@ class Index:
             raise UsageError(
                 f"`{column}` holds {kind_of(kind)}, and neither numbers nor texts", "ask for another column"
             )
-        if bins < 1:
-            raise UsageError(f"a histogram has at least one bin, got: {bins}", "ask for more")
+        if not 1 <= bins <= _MOST_BINS:
+            raise UsageError(f"a histogram has 1 to {_MOST_BINS:,} bins, got: {bins:,}", "ask for others")
         return histogram_of(column, kind, self._arrays(column, self._found(query)), bins)
 
     def statistics(self, query: Query = EVERYTHING, columns: Sequence[str] | None = None) -> list[Statistics]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,12 +63,13 @@ class Statistics:
 
 def histogram_of(name: str, kind: pa.DataType, arrays: Iterable[pa.Array], bins: int) -> Histogram:
     """Spread the values of a column, which come in some arrays, over so many bins or most frequent values."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     chunks = list(arrays)
     nulls = sum(chunk.null_count for chunk in chunks)
     if kind_of(kind) == "number":
-        found, others = _bins(chunks, bins, whole=kind_is_whole(kind))
+        found, others = _bins(chunks, bins, whole=pa.types.is_integer(kind))
         return Histogram(name, found, [], others, nulls)
     table = _counts(chunks)
     order = [("count", "descending"), ("value", "ascending")]
@@ -79,6 +81,7 @@ def histogram_of(name: str, kind: pa.DataType, arrays: Iterable[pa.Array], bins:
 
 def statistics_of(name: str, kind: pa.DataType, arrays: Iterable[pa.Array]) -> Statistics:
     """What the arrays of a column hold."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -97,7 +100,9 @@ def statistics_of(name: str, kind: pa.DataType, arrays: Iterable[pa.Array]) -> S
             ends = pc.min_max(array).as_py()
             least.append(ends["min"])
             greatest.append(ends["max"])
-            total += float(_filled(array).sum(dtype="float64"))
+            # Of infinite numbers with both signs there is no mean.
+            with np.errstate(invalid="ignore"):
+                total += float(_filled(array).sum(dtype="float64"))
     count = rows - nulls
     numbers = held == "number" and count > 0
     distinct = pc.count_distinct(pa.chunked_array(texts), mode="only_valid").as_py() if texts else None
@@ -108,16 +113,9 @@ def statistics_of(name: str, kind: pa.DataType, arrays: Iterable[pa.Array]) -> S
         nulls,
         min(least) if numbers else None,
         max(greatest) if numbers else None,
-        total / count if count and held in {"number", "yes or no"} else None,
+        total / count if count and held in {"number", "yes or no"} and not math.isnan(total) else None,
         distinct,
     )
-
-
-def kind_is_whole(kind: pa.DataType) -> bool:
-    """Whether a column holds whole numbers."""
-    import pyarrow as pa
-
-    return bool(pa.types.is_integer(kind))
 
 
 def _filled(array: pa.Array) -> NDArray[Any]:

@@ -10,14 +10,15 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagemill.dataset.files import explained
-from imagemill.dataset.index.words import Words, containing
+from imagemill.dataset.index.words import Words
 from imagemill.errors import ImagemillError
-from imagemill.expressions.nodes import Junction, Node
+from imagemill.expressions.nodes import Junction, Node, kind_of
+from imagemill.expressions.texts import containing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -195,10 +196,7 @@ class Segment:
 
         if isinstance(node, Junction):
             combine = pc.and_kleene if node.conjunction else pc.or_kleene
-            found = self._mask(node.parts[0], rows)
-            for part in node.parts[1:]:
-                found = combine(found, self._mask(part, rows))
-            return found
+            return reduce(combine, (self._mask(part, rows) for part in node.parts))
         names = list(dict.fromkeys(column.name for column in node.columns()))
         column = self.column(names[0])
         repeated = isinstance(column, pa.DictionaryArray) and len(column.dictionary) < (
@@ -223,7 +221,9 @@ def write_segment(folder: Path, pieces: Mapping[Piece, int], tables: Sequence[pa
     table = joined(tables)
     name = f"segment-{secrets.token_hex(8)}"
     if table.nbytes > _LARGE:
-        large = [field.with_type(pa.large_string()) if _is_text(field.type) else field for field in table.schema]
+        large = [
+            field.with_type(pa.large_string()) if kind_of(field.type) == "text" else field for field in table.schema
+        ]
         table = table.cast(pa.schema(large))
     encoded = pa.table({name: _encoded(name, table.column(name)) for name in table.column_names})
     files = {_ROWS: encoded}
@@ -295,20 +295,14 @@ def _encoded(name: str, column: pa.ChunkedArray) -> pa.Array:
 
     array = column.combine_chunks()
     array = array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
-    if not _is_text(array.type):
+    if kind_of(array.type) != "text":
         return array
     # Names of images would take a second to be found different.
-    some = array.take(pa.array(range(0, len(array), max(1, len(array) // _PROBE))))
+    some = array.take(pa.array(range(0, len(array), max(1, len(array) // _PROBE)), pa.int64()))
     if name != SEARCHED and len(some) >= _PROBE and len(some.unique()) > 0.95 * len(some):
         return array
     encoded = array.dictionary_encode()
     return encoded if name == SEARCHED or len(encoded.dictionary) * 2 <= len(array) else array
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _array(found: Any) -> pa.Array:

@@ -123,13 +123,17 @@ class Table(Source):
 
     def pieces(self) -> list[Piece]:
         """Rows in order."""
-        return [Piece(first // ROWS, self._stamp) for first in range(0, self._file.metadata.num_rows, ROWS)]
+        # Columns have types also where there are no rows.
+        return [Piece(first // ROWS, self._stamp) for first in range(0, self._file.metadata.num_rows or 1, ROWS)]
 
     def tables(self, pieces: Sequence[Piece]) -> Iterator[pa.Table]:
         """The rows of these pieces."""
         import pyarrow as pa
 
         wanted = {piece.key for piece in pieces}
+        if wanted and not self._file.metadata.num_rows:
+            yield readable(self._file.read(self._names))
+            return
         waiting: list[pa.RecordBatch] = []
         number = rows = 0
         try:

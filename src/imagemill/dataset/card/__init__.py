@@ -7,15 +7,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagemill.dataset.card_facts import AS_RECEIVED, Facts, quoted, title
-from imagemill.dataset.card_text import made, sections
+from imagemill.dataset.card.columns import as_read
+from imagemill.dataset.card.facts import AS_RECEIVED, Facts, license_of, origins_of, quoted, title
+from imagemill.dataset.card.text import made, sections
 from imagemill.dataset.files import encode_lines, write_file
-from imagemill.licenses import IDS
+from imagemill.licenses import IDS, combined
 from imagemill.records import files_of, to_json
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ __all__ = [
     "AS_RECEIVED",
     "Told",
     "exported_card",
+    "license_of",
+    "origins_of",
     "render_card",
     "scores_of",
     "size_category",
@@ -50,11 +53,14 @@ _TASKS = {
     "import": "image-to-text",
 }
 """By operator, as Hugging Face names them."""
-_LOADING = """```python
+__PLACE = "path/to/this/folder"
+_LOADING = f"""```python
 from datasets import load_dataset
 
-dataset = load_dataset("path/to/this/folder", split="{split}")
+dataset = load_dataset("{__PLACE}", split="{{split}}")
 ```"""
+_NEAR = 100
+"""Records among which one is looked for that was made, and is no original."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +100,24 @@ def exported_card(
     told: Told,
     changes: Sequence[str],
     hidden: frozenset[str] = frozenset(),
+    layout: str = "",
+    caption_column: str = "",
+    where: str = "",
 ) -> tuple[str, str]:
     """Front matter and text of the card of an export, by split: how many images, and sentences on what has changed.
 
-    Nothing is said of the values of `hidden` columns.
+    Nothing is said of the values of `hidden` columns; `where` is what is true of the images.
     """
-    facts = {split: _facts(dataset, told, True, hidden) for split, dataset in datasets.items()}
+    facts = {
+        split: replace(
+            _facts(dataset, told, True, hidden),
+            layout=layout,
+            caption_column=caption_column,
+            where=where,
+            images=images[split],
+        )
+        for split, dataset in datasets.items()
+    }
     first, *others = facts
     heads = {split: f"{_of(images[split], found.counts.done)} images {made(found)}." for split, found in facts.items()}
     head = heads[first]
@@ -126,14 +144,17 @@ def _of(some: int, whole: int) -> str:
 
 def _facts(dataset: Dataset, told: Told, exported: bool, hidden: frozenset[str] = frozenset()) -> Facts:
     counts = dataset.counts()
+    near = list(islice(next(filter(None, (part.records() for part in dataset.parts)), ()), _NEAR))
     return Facts(
         job=dataset.job,
         counts=counts,
-        first=next(iter(dataset), None),
+        first=next(iter(near), None),
+        made=next((record for record in near if not record.get("original")), None),
         refused=_refused(dataset) if not counts.pending else None,
         exported=exported,
         name=told.name,
         license=told.license,
+        license_link=told.license_link,
         citation=told.citation,
         hidden=hidden,
     )
@@ -156,27 +177,32 @@ def _front(facts: Sequence[Facts], told: Told, images: int) -> str:
     lines = [f"pretty_name: {quoted(title(facts[0]))}"]
     if told.language:
         lines += ["language:", *(f"- {quoted(code)}" for code in told.language)]
-    lines += license_lines(facts[0].step, told)
-    lines += ["task_categories:", *(f"- {task}" for task in dict.fromkeys(_TASKS[each] for each in operators))]
+    lines += license_lines(facts[0].step, told, *(each.step for each in facts[1:]))
+    texts = any(each.has_texts for each in facts)
+    tasks = dict.fromkeys(_TASKS[each] for each in operators if each != "import" or texts)
+    if tasks:
+        lines += ["task_categories:", *(f"- {task}" for task in tasks)]
     lines += ["tags:", *(["- synthetic"] if synthetic else []), "- image", "- imagemill"]
-    lines += ["annotations_creators:", "- machine-generated"]
+    if operators != ["import"] or any(each.annotated for each in facts):
+        lines += ["annotations_creators:", "- machine-generated"]
     if tables:
         lines += ["source_datasets:", *(f"- {table}" for table in tables)]
     lines += ["size_categories:", f"- {size_category(images)}"]
     return "".join(f"{line}\n" for line in lines)
 
 
-def license_lines(step: Mapping[str, Any], told: Told) -> list[str]:
-    """The license by its id, or by name and link where Hugging Face has none for it."""
-    name = told.license or str(step.get("license") or "unknown")
+def license_lines(step: Mapping[str, Any], told: Told, *others: Mapping[str, Any]) -> list[str]:
+    """The license by its id, or by name and link where Hugging Face has none for it; with those of other splits."""
+    name = told.license or combined(license_of(each) for each in (step, *others))
     if name in IDS - {"other"}:
         return [f"license: {name}"]
     model, link = str(step.get("model", "")), told.license_link
-    if not link and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+    if not link and name == step.get("license") and re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         link = f"https://huggingface.co/{model}"
-    if name == "other":
+    if name == "other" and not told.license:
         name = f"that of {model}" if model else "several, see Details"
-    return ["license: other", f"license_name: {quoted(name)}", *([f"license_link: {quoted(link)}"] if link else [])]
+    named = [f"license_name: {quoted(name)}"] if name != "other" else []
+    return ["license: other", *named, *([f"license_link: {quoted(link)}"] if link else [])]
 
 
 def with_sizes(card: str, splits: Sequence[Mapping[str, Any]], download_size: int) -> str:
@@ -235,9 +261,9 @@ def _typed(dataset: Dataset, scores: Sequence[str]) -> str:
     for field in schema:
         name, kind = field.name, "float64" if field.name in scores else _NAMES.get(str(field.type), str(field.type))
         if name.endswith("file_name"):
-            name, kind = name.removesuffix("file_name").rstrip("_") or "image", "image"
+            name, kind = as_read(name), "image"
         elif name.endswith("file_names"):
-            name, kind = name.removesuffix("file_names").rstrip("_") or "images", "list<item: image>"
+            name, kind = as_read(name), "list<item: image>"
         listed = re.fullmatch(r"list<\w+: (.*)>", kind)
         features += [f"  - name: {json.dumps(name)}"]
         features += [f"    list: {_NAMES.get(listed[1], listed[1])}" if listed else f"    dtype: {kind}"]
@@ -246,7 +272,7 @@ def _typed(dataset: Dataset, scores: Sequence[str]) -> str:
     state = [[part.name, dataset.seals.get(part.name) or part.metadata.stat().st_size] for part in parts]
     return f"""configs:
 - config_name: default
-  description: {hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]}
+  description: state {hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]}
   data_files:
   - split: train
     path: images/*/*

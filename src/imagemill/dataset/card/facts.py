@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagemill.licenses import combined
 from imagemill.records import Record
 
 if TYPE_CHECKING:
@@ -18,6 +19,13 @@ AS_RECEIVED = "as received"
 """The file format of images that are kept as a server sent them."""
 Step = Mapping[str, Any]
 
+TAKEN_IN = "the pictures that were taken in"
+MADE_FROM = "the pictures that images were made from"
+_TOLD = (
+    *("operator", "model", "model_revision", "license", "source_license", "image_format", "mark", "keep_original"),
+    *("captioner", "captioner_revision", "captioner_license"),
+)
+"""What an export tells of the step that made its images."""
 _FOR = {"generate": "the images", "augment": "the images", "edit": "the images"}
 
 
@@ -36,11 +44,22 @@ class Facts:
     name: str = ""
     """How the dataset is called; made of table and model without it."""
     license: str = ""
-    """Of the dataset; without it that of the model is told."""
+    """Of the dataset; without it those of models and pictures are told."""
+    license_link: str = ""
     citation: str = ""
     """As BibTeX; made without it."""
     hidden: frozenset[str] = frozenset()
     """Columns of whose values nothing may be told."""
+    made: Record | None = None
+    """A record of an image that was made here; None where only originals are at hand."""
+    layout: str = ""
+    """That of an export, by name."""
+    caption_column: str = ""
+    """The column that an export holds once more as captions."""
+    where: str = ""
+    """What is true of the exported images."""
+    images: int | None = None
+    """How many of them are exported; None for all."""
 
     @property
     def step(self) -> Step:
@@ -62,9 +81,36 @@ class Facts:
         return str(self.job["input"]["table"])
 
     @property
+    def origins(self) -> list[Step]:
+        """The steps that made the images, of merged datasets those of each."""
+        return [steps[0] for steps in _origins(self.job["steps"])]
+
+    @property
     def operators(self) -> set[str]:
         """What made the images, of merged datasets each."""
-        return {steps[0]["operator"] for steps in _origins(self.job["steps"])}
+        return {step["operator"] for step in self.origins}
+
+    @property
+    def only_model(self) -> str:
+        """The model that made all images; empty where there are several, or none is known."""
+        names = {str(step.get("model") or "") for step in self.origins}
+        return names.pop() if len(names) == 1 else ""
+
+    @property
+    def annotated(self) -> bool:
+        """Whether a program has scored or described the images."""
+        return any(step["operator"] in {"score", "caption"} for step in self.later)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether images have texts, as far as the first one shows it."""
+        told = bool(self.first and self.first["prompt"])
+        return told or any(step["operator"] == "caption" for step in self.later)
+
+    @property
+    def selections(self) -> list[Step]:
+        """The selections that have left images out, also of datasets before they were merged."""
+        return [step for step in _all_steps(self.job["steps"]) if step["operator"] == "select"]
 
     @property
     def synthetic(self) -> bool:
@@ -88,13 +134,52 @@ def models(facts: Facts) -> list[tuple[str, str, str, str]]:
     return list(dict.fromkeys([*found, *_models(facts.later)]))
 
 
+def licenses(step: Step) -> dict[str, list[str]]:
+    """Each license that holds for what a step has made, with what it is the license of."""
+    found: dict[str, list[str]] = {}
+    if sources := step.get("sources"):
+        for source in sources:
+            for name, holders in licenses(source["steps"][0]).items():
+                known = found.setdefault(name, [])
+                known += [holder for holder in holders if holder not in known]
+        return found
+    made_by = f"what `{step['model']}` makes" if step.get("model") else "what the model makes"
+    holder = TAKEN_IN if step["operator"] == "import" else made_by
+    found[str(step.get("license") or "unknown")] = [holder]
+    if "source_license" in step:
+        found.setdefault(step["source_license"], []).append(MADE_FROM)
+    return found
+
+
+def license_of(step: Step) -> str:
+    """The license of what a step has made, for all of it together."""
+    return combined(licenses(step))
+
+
+def origins_of(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """What an export tells of the steps that made its images: by which models, and nothing of conditions."""
+    return [{name: steps[0][name] for name in _TOLD if steps[0].get(name) is not None} for steps in _origins(steps)]
+
+
 def _origins(steps: Sequence[Step]) -> Iterator[Sequence[Step]]:
-    """The steps that made the images, of merged datasets those of each, also where these were merged themselves."""
+    """The steps that made the images, of merged datasets those of each, also where these were merged themselves.
+
+    Of pictures that came in an export these are the ones that it has told.
+    """
     sources = steps[0].get("sources", ())
     for source in sources:
         yield from _origins(source["steps"])
-    if not sources:
+    told = next((step["origins"] for step in steps[1:] if step.get("origins")), ())
+    if told and steps[0]["operator"] == "import":
+        yield from ([step] for step in told)
+    elif not sources:
         yield steps
+
+
+def _all_steps(steps: Sequence[Step]) -> Iterator[Step]:
+    for source in steps[0].get("sources", ()):
+        yield from _all_steps(source["steps"])
+    yield from steps
 
 
 def _models(steps: Sequence[Step]) -> list[tuple[str, str, str, str]]:
@@ -111,6 +196,11 @@ def _models(steps: Sequence[Step]) -> list[tuple[str, str, str, str]]:
             license_name = step.get("captioner_license", "not written down")
             found.append((step["captioner"], "captions of the sources", step["captioner_revision"], license_name))
     return found
+
+
+def cell(text: str) -> str:
+    """A text as it can stand in a table."""
+    return " ".join(text.replace("|", "\\|").split())
 
 
 def quoted(text: str) -> str:

@@ -8,15 +8,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imagemill.dataset.card_columns import MEANINGS
-from imagemill.dataset.card_facts import AS_RECEIVED, Facts, Step, models, title
-from imagemill.dataset.card_jobs import job_file
+from imagemill.dataset.card.counts import counts_section, filters_section
+from imagemill.dataset.card.facts import (
+    AS_RECEIVED,
+    MADE_FROM,
+    TAKEN_IN,
+    Facts,
+    Step,
+    cell,
+    license_of,
+    licenses,
+    models,
+    title,
+)
+from imagemill.dataset.card.jobs import job_file
+from imagemill.dataset.card.structure import columns_section
 from imagemill.licenses import is_limited, is_non_commercial
-from imagemill.records import NO_SEED, columns_of
+from imagemill.records import NO_SEED
 
 _MADE = {
     "generate": "made by an AI model, `{model}`, from a table of {rows:,} prompts",
     "augment": "that an AI model, `{model}`, made of the pictures of {rows:,} rows, or sources",
+    "originals": "of {rows:,} rows, or sources: pictures as they came, and what an AI model, `{model}`, made of them",
     "import": "taken in as they are, from {rows:,} rows",
     "edit": "edited by an AI model, `{model}`, as {rows:,} rows of instructions say",
     "merge": "merged from {sources}",
@@ -36,7 +49,6 @@ _PARAMETERS = (
     "images_per_sample",
     "strength",
 )
-_HIDDEN = "what is not told here"
 _NSFW = ("image_nsfw", "prompt_nsfw")
 """Columns that tell what is not for everyone."""
 
@@ -45,7 +57,8 @@ def made(facts: Facts) -> str:
     """What the images are, after their number."""
     sources = [f"`{source['name']}` ({source['images']:,})" for source in facts.step.get("sources", ())]
     words = {"model": facts.step.get("model"), "rows": facts.counts.rows_accepted, "sources": ", ".join(sources)}
-    return _MADE[facts.step["operator"]].format(**words)
+    operator = facts.step["operator"]
+    return _MADE["originals" if facts.step.get("keep_original") else operator].format(**words)
 
 
 def sections(facts: Facts) -> dict[str, list[str]]:
@@ -53,7 +66,7 @@ def sections(facts: Facts) -> dict[str, list[str]]:
     return {
         "Details": [*_details(facts)],
         "Uses": [*_uses(facts)],
-        "Structure": [_columns(facts)],
+        "Structure": [columns_section(facts)],
         "Creation": [*_creation(facts)],
         "Annotations": [*_annotations(facts)],
         "Personal and Sensitive Information": [*_personal(facts)],
@@ -77,9 +90,20 @@ def _details(facts: Facts) -> Iterator[str]:
 
 
 def _licenses(facts: Facts, found: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
-    license_name = str(facts.step.get("license") or "unknown")
+    held = licenses(facts.step)
+    license_name = next(iter(held))
     if facts.license:
-        yield f"License: `{facts.license}`, for the dataset; the licenses of the models stay as they are."
+        told = f"[`{facts.license}`]({facts.license_link})" if facts.license_link else f"`{facts.license}`"
+        yield f"License: {told}, for the dataset; the licenses of models and sources stay as they are."
+    if len(held) > 1 or (facts.license and facts.operators != {"generate"}):
+        parts = [
+            f"{'not known to imagemill' if name == 'unknown' else f'`{name}`'}, of {' and '.join(holders)}"
+            for name, holders in held.items()
+        ]
+        what = "Of the parts" if facts.license else "License"
+        yield f"{what}: {'; '.join(parts)}.{' What is made of several keeps to all.' if len(parts) > 1 else ''}"
+    elif facts.license:
+        pass
     elif license_name == "unknown":
         of = "the pictures" if "import" in facts.operators else "what the model makes"
         yield f"License: not known to imagemill, of {of}."
@@ -89,6 +113,15 @@ def _licenses(facts: Facts, found: Sequence[tuple[str, str, str, str]]) -> Itera
         yield f"License: `{license_name}`, as the source says."
     else:
         yield f"License: `{license_name}`, that of the model, which applies to what it makes as far as it says so."
+    for name, holders in held.items():
+        pictures = " and ".join(holder for holder in holders if holder in {TAKEN_IN, MADE_FROM})
+        if pictures and is_non_commercial(name):
+            yield (
+                f"**Not for commercial use:** {pictures} have a non-commercial license, `{name}`. Read it before using"
+                " this dataset for anything commercial."
+            )
+        elif pictures and is_limited(name):
+            yield f"The license of {pictures} allows commercial use only on conditions: `{name}`."
     for model, purpose, _, name in dict.fromkeys(found):
         if is_non_commercial(name):
             yield (
@@ -111,48 +144,12 @@ def _uses(facts: Facts) -> Iterator[str]:
         yield "Not as evidence of anything: what a synthetic image shows has not happened."
 
 
-def _columns(facts: Facts) -> str:
-    if facts.first is None:
-        return "No image has been made yet."
-    meanings = MEANINGS | {name: meaning for step in facts.later for name, meaning in _added(step)}
-    if facts.exported:
-        meanings |= {name: text.partition(", files in")[0] for name, text in meanings.items()}
-    rows = [f"| `{key}` | {_cell(meanings[key])} |" for key in facts.first if key in meanings]
-    rows += [
-        f"| `{_cell(key)}` | from the prompt table, or added later |"
-        for key in columns_of(facts.first)
-        if key not in meanings
-    ]
-    table = "\n".join(["| column | meaning |", "|---|---|", *rows])
-    return f"Each image has one record:\n\n{table}"
-
-
-def _cell(text: str) -> str:
-    """A text as it can stand in a table."""
-    return " ".join(text.replace("|", "\\|").split())
-
-
-def _added(step: Step) -> Iterator[tuple[str, str]]:
-    """The columns that a step has added, with their meanings."""
-    if step["operator"] == "score":
-        by = f" ({step['scorer']}{', `' + step['model'] + '`' if step['model'] else ''})"
-        yield from ((name, meaning + by) for name, meaning in {**step["scores"], **step["meanings"]}.items())
-        return
-    for name in step.get("columns", {}):
-        if step["operator"] != "caption":
-            yield name, f"added by `{step['operator']}`"
-        elif name == step["column"]:
-            yield name, f"what `{step['model']}` sees in the image; empty when it failed"
-        else:
-            yield name, f"all that `{step['model']}` said of the image; `{step['column']}` is the first"
-
-
 def _creation(facts: Facts) -> Iterator[str]:
     yield f"**Why.** {_rationale(facts)}"
     yield f"**Source.** {_source(facts)}"
     yield f"**Parameters.** {_parameters(facts.step)}"
-    yield f"**Counts.** How many there were at each point:\n\n{_counts(facts)}"
-    yield from _filters(facts)
+    yield f"**Counts.** How many there were at each point:\n\n{counts_section(facts)}"
+    yield from filters_section(facts)
     yield f"**Made again.** {_again(facts)}"
 
 
@@ -170,18 +167,22 @@ def _rationale(facts: Facts) -> str:
 def _source(facts: Facts) -> str:
     if facts.step["operator"] == "merge":
         rows = [
-            f"| `{_cell(str(source['name']))}` | {source['images']:,} | {_cell(', '.join(_said(source)))} |"
+            f"| `{cell(str(source['name']))}` | {source['images']:,} | `{cell(license_of(source['steps'][0]))}` |"
+            f" {cell(', '.join(_said(source)))} |"
             for source in facts.step.get("sources", ())
         ]
-        table = "\n".join(["| dataset | images | steps |", "|---|---|---|", *rows])
+        table = "\n".join(["| dataset | images | license | steps |", "|---|---|---|---|", *rows])
         return f"These datasets, each with the steps that had made it:\n\n{table}"
     sha256 = facts.job["input"].get("sha256")
     known = f" (SHA-256 of its rows `{sha256}`)" if sha256 else ""
     counts = facts.counts
     rejected = f", {counts.rows_rejected:,} of which could not be used" if counts.rows_rejected else ""
     rows_read = f"{counts.rows_read:,} row{'s' if counts.rows_read != 1 else ''}"
-    what = "pictures" if facts.step["operator"] == "import" else "prompts"
-    return f"The {what} come from `{facts.table}`{known}: {rows_read}{rejected}. Who wrote them it does not say."
+    operator = facts.step["operator"]
+    what = {"generate": "prompts", "import": "pictures", "augment": "pictures and texts"}
+    who = "wrote" if operator == "generate" else "made"
+    whole = f"`{facts.table}`{known}: {rows_read}{rejected}. Who {who} them it does not say."
+    return f"The {what.get(operator, 'pictures and instructions')} come from {whole}"
 
 
 def _said(source: Mapping[str, Any]) -> Iterator[str]:
@@ -201,51 +202,8 @@ def _parameters(step: Step) -> str:
     return f"Where a row of the table says nothing else:\n\n{table}"
 
 
-def _counts(facts: Facts) -> str:
-    counts = facts.counts
-    failed = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.failed.items()))
-    rows = [
-        f"| rows in the table | {counts.rows_read:,} |",
-        f"| rows that could not be used | {counts.rows_rejected:,} |",
-        f"| images asked for | {counts.requests:,} |",
-        f"| images made | {counts.done:,} |",
-        f"| failed | {sum(counts.failed.values()):,}{f' ({failed})' if failed else ''} |",
-        f"| still to make | {counts.pending:,} |",
-    ]
-    if counts.removed:
-        rows.insert(-1, f"| removed | {counts.removed:,} |")
-    return "\n".join(["| what | number |", "|---|---|", *rows])
-
-
-def _filters(facts: Facts) -> Iterator[str]:
-    accept = facts.step.get("accept")
-    if accept and facts.hides(accept):
-        accept = _HIDDEN
-    if accept:
-        least = f"**Filter.** An image was kept only where `{accept}` is true, and drawn again where it is not"
-        tried = f", at most {facts.step['max_tries']:,} times"
-        drawn = (
-            f" {facts.counts.done + facts.refused:,} images were drawn, and {facts.refused:,} of them not accepted."
-            if facts.refused is not None
-            else ""
-        )
-        yield f"{least}{tried}.{drawn}"
-    rows = [
-        f"| {_cell(step['source'])} | {count:,} | {_HIDDEN if facts.hides(kind) else f'`{_cell(kind)}`'} |"
-        for step in facts.later
-        if step["operator"] == "select"
-        for kind, count in step["left_out"].items()
-    ]
-    if rows:
-        table = "\n".join(["| selected from | images left out | because of |", "|---|---|---|", *rows])
-        each = "" if facts.exported else "\n\n`.imagemill/left_out.jsonl` lists each that the last selection left out."
-        yield f"**Selection.** Images were left out:\n\n{table}{each}"
-    elif not accept:
-        yield "**Filters.** None: all images that were made are here, but for those that failed or were removed."
-
-
 def _again(facts: Facts) -> str:
-    step, first = facts.step, facts.first
+    step, shown = facts.step, facts.made
     if step["operator"] == "merge":
         return "By `imagemill merge` of the same datasets, each of which tells how it was made."
     if step["operator"] == "import":
@@ -253,12 +211,12 @@ def _again(facts: Facts) -> str:
     if any(facts.hides(str(value)) for each in facts.job["steps"] for value in each.values()):
         return "Only by whoever made it: the job names what is not told here."
     here = "" if facts.exported else " All parameters stand in `job.toml`, too."
-    if first and first["seed"] == NO_SEED:
+    if shown and shown["seed"] == NO_SEED:
         here += " The model takes no seed: it makes other images then."
     elif step["image_format"] != AS_RECEIVED:
         here += " With the same software on the same kind of machine the images are the same."
-        if first and not facts.exported:
-            here += f" `imagemill reproduce . {Path(first['file_name']).stem}` makes one of them."
+        if shown and not facts.exported:
+            here += f" `imagemill reproduce . {Path(shown['file_name']).stem}` makes one of them."
     told = f"```toml\n{job_file(facts.job)}```"
     return f"By `imagemill run FILE`, where FILE says this and lies beside the table.{here}\n\n{told}"
 
@@ -282,7 +240,9 @@ def _annotations(facts: Facts) -> Iterator[str]:
 def _personal(facts: Facts) -> Iterator[str]:
     yield "Texts are as the table had them: they may name people, and hold whatever was written into it."
     if facts.counts.removed:
-        yield f"{facts.counts.removed:,} images were removed since, and nothing of them was kept."
+        removed = facts.counts.removed
+        images = "image was" if removed == 1 else "images were"
+        yield f"{removed:,} {images} removed since, and nothing of {'it' if removed == 1 else 'them'} was kept."
     blocked = sum(number for reason, number in facts.counts.failed.items() if "blocked" in reason)
     if blocked:
         yield f"A filter of the model or its server refused {blocked:,} images."
@@ -302,15 +262,30 @@ def _risks(facts: Facts) -> Iterator[str]:
         )
     if "import" in facts.operators:
         yield "How pictures that were taken in had been chosen, nobody has told imagemill."
-    if any(step["operator"] == "select" for step in facts.later) or facts.step.get("accept"):
+    elif facts.step["operator"] == "import":
+        yield "How the images were chosen before they were taken in, the card that came with them says."
+    if _chosen_by_figures(facts):
         yield "Images were chosen by figures of programs, whose preferences are now those of the dataset."
     yield "Whoever trains on synthetic images trains on their mistakes, such as wrong hands, texts and counts."
 
 
+def _chosen_by_figures(facts: Facts) -> bool:
+    """Whether a figure, or a likeness, that a program has found decided which images stay."""
+    if any(step.get("accept") for step in facts.origins):
+        return True
+    figures = [*{name for step in facts.later if step["operator"] == "score" for name in step["scores"]}]
+    asked = [str(value) for step in facts.selections for name, value in step.items() if name in {"where", "by"}]
+    asked.append(facts.where)
+    named = any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in figures for text in asked)
+    return named or any(step.get("deduplicate") in {"perceptual", "embedding"} for step in facts.selections)
+
+
 def _origin(facts: Facts) -> Iterator[str]:
-    yield f"{_synthetic(facts)} {_marking(facts.step, facts.operators)}"
+    signers = dict.fromkeys(step["signed_by"] for step in facts.later if step.get("signed_by"))
+    signed = f" The files that were made came signed by {' and '.join(signers)}." if signers else ""
+    yield f"{_synthetic(facts)} {_marking(facts)}{signed}"
     if facts.synthetic:
-        model = facts.step.get("model")
+        model = facts.only_model
         yield (
             "Where such images are shown, the law may ask to say so, in the European Union Article 50 of Regulation"
             f' (EU) 2024/1689. A sentence for it: "This image was made by an AI{f" model, {model}" if model else ""}."'
@@ -330,13 +305,18 @@ def _synthetic(facts: Facts) -> str:
     return "All images are synthetic."
 
 
-def _marking(step: Step, operators: set[str]) -> str:
-    if step["operator"] == "merge":
+def _marking(facts: Facts) -> str:
+    steps = [step for step in facts.origins if step["operator"] != "import"]
+    if not steps:
+        return "No file was marked here."
+    if len({(step["mark"], step["image_format"] == AS_RECEIVED) for step in steps}) > 1:
         return "The files carry the marks that they had."
-    if step["operator"] == "import":
-        return "No file was marked."
+    (step, *_) = steps
     if step["mark"]:
+        operators = {step["operator"] for step in steps}
         origin = "trainedAlgorithmicMedia" if operators == {"generate"} else "compositeWithTrainedAlgorithmicMedia"
+        if "generate" in operators and len(operators) > 1:
+            origin = f"trainedAlgorithmicMedia`, or `{origin}"
         return f"Every file that was made says so in its metadata (XMP `DigitalSourceType`: `{origin}`)."
     if step["image_format"] == AS_RECEIVED:
         return "The files are as the server sent them; what they say of their origin is the server's."
@@ -344,15 +324,14 @@ def _marking(step: Step, operators: set[str]) -> str:
 
 
 def _citation(facts: Facts) -> str:
-    if facts.citation:
-        return f"```bibtex\n{facts.citation.strip()}\n```"
     name = title(facts)
     entries = [
-        (name, "Image dataset, made with imagemill"),
+        *([] if facts.citation else [(name, "Image dataset, made with imagemill")]),
         ("imagemill", "From prompt tables to image datasets"),
         *((model, f"Model{f', revision {revision}' if revision else ''}") for model, _, revision, _ in models(facts)),
     ]
-    written, keys = [], Counter[str]()
+    written = [f"{facts.citation.strip()}\n"] if facts.citation else []
+    keys = Counter[str]()
     for known, note in dict.fromkeys(entries):
         key = re.sub(r"[^a-z0-9]+", "-", known.lower()).strip("-") or "dataset"
         keys[key] += 1

@@ -1,4 +1,4 @@
-"""What the columns that imagemill writes mean."""
+"""What the columns that imagemill writes mean, and what readers of an export see instead."""
 
 from __future__ import annotations
 
@@ -38,3 +38,35 @@ MEANINGS = {
     "changed_area": "share of the area where a channel differs by more than a quarter of its range",
     "no_op": "whether the edit has changed nothing that can be seen",
 }
+
+DIFFUSIONDB = {
+    "image_name": "the file of the image",
+    "prompt": "what was asked for",
+    "part_id": "the number of the folder, or of the archive, in which the image lies",
+    "seed": "the image's own seed",
+    "step": "denoising steps",
+    "cfg": "how strongly the prompt was followed",
+    "sampler": "by DiffusionDB's number; 9 for others",
+    "width": "pixels",
+    "height": "pixels",
+    "user_name": "SHA-256 of the name of who wrote the prompt, where that is known",
+    "timestamp": "when the image was made, where that is known",
+    "image_nsfw": "how likely the image is not safe for work, where that was scored",
+    "prompt_nsfw": "the same of the prompt",
+}
+"""The columns of the main table of DiffusionDB."""
+SAMPLE = {
+    "png, jpg or webp": "the image",
+    "txt": "its caption, from `{caption}`",
+    "json": "its record, with the columns below",
+}
+"""The files of a sample of WebDataset."""
+
+
+def as_read(name: str) -> str:
+    """How readers of an image folder, or of Parquet files, call a column: one that names a file is its picture."""
+    if name.endswith("file_name"):
+        return name.removesuffix("file_name").rstrip("_") or "image"
+    if name.endswith("file_names"):
+        return name.removesuffix("file_names").rstrip("_") or "images"
+    return name

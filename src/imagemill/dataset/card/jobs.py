@@ -10,7 +10,7 @@ import tomli_w
 _PIPES = {"python": "prompts.jsonl", "stdin": "prompts.jsonl"}
 """Tables that were no files."""
 _FOUND_OUT = {
-    *("license", "model_revision", "model_parameters", "batch_sizes", "condition_images"),
+    *("license", "source_license", "model_revision", "model_parameters", "batch_sizes", "condition_images"),
     *("captioner_revision", "captioner_parameters", "captioner_license"),
 }
 """What stands in the step that makes images, and is no parameter."""
