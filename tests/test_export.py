@@ -606,6 +606,15 @@ def test_an_export_that_was_damaged_is_not_called_done(layout: str, imagemill: C
     assert (ran.code, f"`{largest}` is not as it was written" in ran.err) == (2, True), ran.err
 
 
+@pytest.mark.parametrize("text", ["no JSON\n", "[1]\n", '{"file": "README.md"}\n'])
+def test_a_damaged_manifest_is_told(text: str, imagemill: Command) -> None:
+    generated()
+    package.export("out", "parquet", "export")
+    Path("export/.imagemill-manifest.jsonl").write_text(text)
+    ran = imagemill("export", "out", "parquet", "-o", "export")
+    assert (ran.code, "`export/.imagemill-manifest.jsonl` is damaged" in ran.err) == (2, True), ran.err
+
+
 # a selection, other formats
 
 

@@ -34,11 +34,24 @@ def check_manifest(folder: Path, hint: str = "delete the folder and give the com
     """Raise UsageError when a file is absent or has another size; people may edit the card."""
     if not (folder / MANIFEST).is_file():
         raise UsageError(f"`{folder}` has lost its manifest, `{MANIFEST}`", hint)
-    with (folder / MANIFEST).open(encoding="utf-8") as lines:
-        for line in map(json.loads, lines):
-            path = folder / line["file"]
-            if line["file"] != _CARD and (not path.is_file() or path.stat().st_size != line["size"]):
+    with (folder / MANIFEST).open("rb") as lines:
+        for line in lines:
+            try:
+                told = json.loads(line)
+                path, size = folder / told["file"], told["size"]
+            except (ValueError, RecursionError, KeyError, TypeError):
+                raise UsageError(f"`{folder / MANIFEST}` is damaged", hint) from None
+            if told["file"] != _CARD and (not path.is_file() or path.stat().st_size != size):
                 raise UsageError(f"`{path}` is not as it was written", hint)
+
+
+def read_mark(folder: Path) -> dict[str, Any] | None:
+    """What a folder is an export of; None when it is none."""
+    try:
+        value = json.loads((folder / MARK).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def sync_files(folder: Path) -> None:

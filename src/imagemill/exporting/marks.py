@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from imagemill.dataset.folder import Dataset
-from imagemill.dataset.manifest import MARK, check_manifest
+from imagemill.dataset.manifest import MARK, check_manifest, read_mark
 from imagemill.errors import UsageError
 from imagemill.exporting.contents import is_dataset
 
@@ -44,12 +43,3 @@ def check_output(output: Path, mark: Mapping[str, Any], datasets: Mapping[str, D
 def _said(parameters: Any) -> str:
     """Parameters as a user reads them."""
     return ", ".join(f"`{name}` {value}" for name, value in (parameters or {}).items())
-
-
-def read_mark(output: Path) -> dict[str, Any] | None:
-    """What a folder is an export of; None when it is none."""
-    try:
-        value = json.loads((output / MARK).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from imagemill.component import component_names, find_component
-from imagemill.dataset.manifest import MANIFEST, MARK, check_manifest
+from imagemill.dataset.manifest import MANIFEST, MARK, check_manifest, read_mark
 from imagemill.environment import means_path
 from imagemill.errors import ImagemillError, MissingExtra, UsageError, did_you_mean
 from imagemill.foreign.splits import in_order
 from imagemill.foreign.tables import is_table, read_batches
+from imagemill.hub import license_of
 from imagemill.layouts.base import Layout, Loaded, find_layout
 
 _FORMAT = 1
@@ -69,8 +69,8 @@ def open_source(source: str | Path, layout: str | None = None, configuration: st
     if any((folder / "job.toml").is_file() and (folder / ".imagemill").is_dir() for folder in (path, *path.glob("*/"))):
         raise UsageError(f"`{source}` is a dataset already", "copy the folder, or `imagemill select` from it")
     name = path.resolve().name or "source"
-    told = _license(path / "README.md")
-    if layout is None and (mark := _mark_of(path)):
+    told = license_of(path)
+    if layout is None and (mark := read_mark(path)):
         return _from_export(path, mark, name, told)
     names = [layout] if layout else sorted(component_names("layouts"), key=lambda one: (one == _PLAINEST, one))
     for one in names:
@@ -123,25 +123,6 @@ def _from_export(path: Path, mark: Mapping[str, Any], name: str, told: str) -> I
         steps=steps,
         license=told,
     )
-
-
-def _mark_of(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((path / MARK).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _license(card: Path) -> str:
-    """The license that a card names, as Hugging Face abbreviates it; `unknown` where there is none."""
-    try:
-        text = card.read_text("utf-8")
-    except (OSError, ValueError):
-        return "unknown"
-    front = re.match(r"---\n(.*?\n)---\n", text, re.DOTALL)
-    found = re.search(r"^license: *[\"']?([\w.+-]+)[\"']? *$", front[1] if front else "", re.MULTILINE)
-    return found[1] if found else "unknown"
 
 
 def _repository(source: str) -> str:

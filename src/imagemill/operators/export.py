@@ -19,12 +19,12 @@ from imagemill.dataset.columns import fingerprint
 from imagemill.dataset.files import explained, make_folder, sync_folder
 from imagemill.dataset.folder import Dataset
 from imagemill.dataset.lock import locked
-from imagemill.dataset.manifest import MARK, sync_files, write_manifest
+from imagemill.dataset.manifest import MARK, read_mark, sync_files, write_manifest
 from imagemill.errors import ImagemillError, UsageError
 from imagemill.exporting.comparing import compare, tell_sizes
 from imagemill.exporting.contents import Pictures, SubsetPictures, added_steps, find_datasets, schema_of
 from imagemill.exporting.converting import Conversion, convert
-from imagemill.exporting.marks import check_output, read_mark
+from imagemill.exporting.marks import check_output
 from imagemill.exporting.signing import Algorithm, Signing, find_signing
 from imagemill.expressions import Expression
 from imagemill.images import ImageFormat

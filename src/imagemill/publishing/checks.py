@@ -145,18 +145,25 @@ def check_limits(exported: Exported) -> None:
 
 
 def restrictions(steps: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Say which models of a dataset limit commercial use, a sentence each."""
-    found = {
-        (str(step.get("model") or step.get("scorer") or step["operator"]), str(step["license"]))
-        for step in steps
-        if step.get("license")
-    }
+    """Say what of a dataset limits commercial use by its license, a sentence each."""
     return [
-        f"the license of `{model}`, `{name}`, {'rules out' if is_non_commercial(name) else 'limits'} commercial use: "
-        "it may apply to what the model has made"
-        for model, name in sorted(found)
+        f"the license of {what}, `{name}`, {'rules out' if is_non_commercial(name) else 'limits'} commercial use: "
+        "it may apply to what was made with it"
+        for what, name in sorted(set(_licensed(steps)))
         if is_non_commercial(name) or is_limited(name)
     ]
+
+
+def _licensed(steps: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """What has made or judged the images, and the pictures they were made from, each with its license."""
+    for step in steps:
+        merged = step.get("sources", ())
+        for source in merged:
+            yield from _licensed(source["steps"])
+        if step.get("license") and not merged:
+            yield f"`{step.get('model') or step.get('scorer') or step['operator']}`", str(step["license"])
+        if step.get("source_license"):
+            yield "the pictures that images were made from", str(step["source_license"])
 
 
 def _secrets(what: str, found: list[str]) -> UsageError:
