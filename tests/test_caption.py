@@ -367,6 +367,7 @@ def test_captions_are_a_column_and_the_step_is_written_down(dataset: Dataset, im
         "keep_candidates": "random",
         "seed": 7,
         "model_revision": "1",
+        "license": "cc0-1.0",
         "model_parameters": Fake().to_table(),
     }
     assert imagemill("verify", dataset.folder).code == 0

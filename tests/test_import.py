@@ -367,13 +367,13 @@ def test_times_of_which_some_are_blank_come_back(layout: str) -> None:
         assert [time and time.isoformat()[:19] for time in found] == [time or None for time in times]
 
 
-def test_times_of_a_prompt_table_leave_without_what_only_readers_of_json_need() -> None:
+def test_times_of_a_prompt_table_of_which_some_are_blank_are_times_of_diffusiondb() -> None:
     write("prompts.csv", "prompt,timestamp\na red circle,2024-01-02T10:00:00\na blue star,\n")
     package.generate("prompts.csv", "out", model="fake")
     package.export("out", "diffusiondb", "ddb")
     assert pq.read_table("ddb/metadata.parquet")["timestamp"].null_count == 1
-    package.export("out", "parquet", "tables")
-    assert pq.read_table("tables/data")["timestamp"].to_pylist() == ["2024-01-02T10:00:00", ""]
+    package.import_dataset("ddb", "back")
+    assert list(package.Dataset("back")) == list(package.Dataset("out"))
 
 
 def test_a_part_of_nothing_but_times_is_no_other_than_the_next() -> None:

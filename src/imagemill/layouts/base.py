@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
-TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
-"""What readers of JSON take for a time; where they must not, datasets have a blank behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +126,8 @@ class Layout(Component, ABC):
         """
 
     def exported(self, record: Record) -> Record:
-        """What a record becomes where it may not leave as it is: times lose the blank for readers of JSON."""
-        return {
-            key: value[:-1] if isinstance(value, str) and value[-1:] == " " and TIME.fullmatch(value[:-1]) else value
-            for key, value in record.items()
-        }
+        """What a record becomes where it may not leave as it is; by default itself."""
+        return record
 
     @property
     def hidden(self) -> frozenset[str]:

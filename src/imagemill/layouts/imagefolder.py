@@ -105,10 +105,6 @@ class Imagefolder(Layout):
         path = folder / f"{name}.parquet"
         yield from self._read(path, _read_parquet(path))
 
-    def exported(self, record: Record) -> Record:
-        """A record as it leaves: in JSON lines as it is, which load as the dataset does."""
-        return super().exported(record) if self.metadata == "parquet" else record
-
     def notes(self, content: Content) -> list[str]:
         """What class folders are called where that is not what the column says, and which are large."""
         if not self.class_column:
@@ -155,7 +151,7 @@ class Imagefolder(Layout):
 
     def _written(self, place: str, picture: Picture) -> Record:
         """A record with its files as they are called from where it stands."""
-        return renamed(with_text(self.exported(picture.record), self.caption_column), partial(posixpath.join, place))
+        return renamed(with_text(picture.record, self.caption_column), partial(posixpath.join, place))
 
     def _placed(self, pictures: Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
         """Each picture with the folder that its files go to."""

@@ -79,7 +79,7 @@ class Parquet(Layout):
         """Rows of the tables, with the bytes of their pictures."""
         for picture in pictures:
             files = {name: {"bytes": picture.read(name), "path": name} for name in picture.files}
-            record = with_text(self.exported(picture.record), self.caption_column)
+            record = with_text(picture.record, self.caption_column)
             row = {_column(key): _filled(key, value, files) for key, value in record.items()}
             yield row, sum(len(file["bytes"]) for file in files.values())
 

@@ -79,8 +79,7 @@ class Webdataset(Layout):
 
     def _samples(self, pictures: Iterable[Picture], first: Record) -> Iterator[Sample]:
         """What each picture is in a shard."""
-        for key, held, found in _checked(pictures, first):
-            record = self.exported(found)
+        for key, held, record in _checked(pictures, first):
             yield key, {**held, "json": to_json(record).encode(), "txt": self._caption(record)}
 
     def _caption(self, record: Record) -> bytes:

@@ -11,7 +11,6 @@ from datetime import date, datetime
 from pathlib import PurePath, PurePosixPath
 from typing import Any
 
-from imagemill.layouts.base import TIME
 from imagemill.records import NO_SEED, RECORD_KEYS, SEED_LIMIT, Record, files_of, order_of, safe_column
 from imagemill.tables.cells import check_characters, json_text
 
@@ -47,6 +46,8 @@ _BLANK: Record = {
 """A record of which nothing is known."""
 _BIGGEST = 2**63
 """Integers from here on are no integers to readers."""
+_TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
+"""What readers of JSON take for a time; where they must not, datasets have a blank behind it."""
 _K_DIFFUSION = re.compile(r"^k_(?=(euler|heun|dpm|lms))")
 """What some, DiffusionDB among them, write before the names of k-diffusion's samplers."""
 _SEED_TEXT = "seed_str"
@@ -278,7 +279,7 @@ def _repeats(name: str, value: Any, record: Record) -> bool:
 
 
 def _is_time(text: str) -> bool:
-    if not TIME.fullmatch(text):
+    if not _TIME.fullmatch(text):
         return False
     try:
         datetime.fromisoformat(text)
