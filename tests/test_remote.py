@@ -196,6 +196,19 @@ def test_a_budget_stops_before_the_call_that_would_exceed_it_and_the_same_comman
         assert (stopped.code, stopped.json["done"]) == (0, 20)
 
 
+def test_calls_that_are_tried_again_together_do_not_exceed_a_budget_together(imagemill: Command) -> None:
+    Path("prompts.txt").write_text("\n".join(prompts(40)))
+    with serving(Faults(rate=0.8, kinds=("500",), latency=0.05)) as server:
+        command = (
+            "generate", "prompts.txt", "-o", "out", "--seed", 1, "--model", "openai:mock", "--base-url", server.url,
+            "--own-size", "64x64", "--takes", "size", "--price", "0.10", "--max-cost", "0.30", "--json",
+        )  # fmt: skip
+        for _ in range(3):
+            before = server.paid
+            assert imagemill(*command).code == 4
+            assert server.paid - before <= 3
+
+
 def test_a_number_of_images_stops_a_run_of_any_model(imagemill: Command, prompts: Path) -> None:
     command = ("generate", prompts, "-o", "out", "--model", "fake", "--seed", 1, "--max-images", 5, "--json")
     runs = [imagemill(*command) for _ in range(3)]

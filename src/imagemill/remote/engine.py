@@ -232,7 +232,9 @@ class _Run(Generic[Item, Done]):
             heapq.heappop(self._again)
         else:
             self._fresh = None
-        task = asyncio.get_running_loop().create_task(self._make(call, cost))
+        # Counted before the task runs: another call may be looked at before that.
+        self._committed += cost or 0.0
+        task = asyncio.get_running_loop().create_task(self._make(call, cost, self._pace.start(len(call.items))))
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return 0
@@ -261,11 +263,8 @@ class _Run(Generic[Item, Done]):
             "everything made is kept; the same command goes on",
         )
 
-    async def _make(self, call: _Call[Item], cost: float | None) -> None:
+    async def _make(self, call: _Call[Item], cost: float | None, started: float) -> None:
         """Make one call, hand on what came, and put the rest where it belongs."""
-        # Counted before anything is waited for, so that the next call sees it.
-        started = self._pace.start(len(call.items))
-        self._committed += cost or 0.0
         call.tries += 1
         journal = self._journal if cost != 0 else None
         outcomes: Sequence[Done | CallFailed]
