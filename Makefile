@@ -28,7 +28,7 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@mkdir -p benchmarks/results
-	for name in host_tax speedup batch_size packing exactness encoding remote selection export metadata resume; do \
+	for name in host_tax speedup batch_size packing exactness encoding remote selection export metadata resume edits gallery; do \
 		$(BIN)/python -m benchmarks.$$name --output benchmarks/results/$$name.json || exit 1; \
 	done
 

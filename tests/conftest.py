@@ -73,3 +73,33 @@ def contents(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)
     }
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Any]:
+    """The web app over an empty folder."""
+    from tests.web_server import served
+
+    with served(tmp_path / "served") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One browser for all tests of a file; skips where there is none.
+
+    While it is open its thread has a running event loop, which tests of other files would stumble over.
+    """
+    from tests.web_server import chromium
+
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def browser_page(browser: Any, web: Any) -> Iterator[Any]:
+    """A page that is logged in to `web`."""
+    from tests.web_server import opened
+
+    with opened(browser, web) as page:
+        yield page

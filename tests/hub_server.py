@@ -6,17 +6,15 @@ import base64
 import hashlib
 import json
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from .loopback import served
+from . import loopback
 
 TOKEN = "hf_" + "canaryTokenThatMustNeverLeave" + "X" * 8
 NAME = "someone"
@@ -61,13 +59,12 @@ class Repository:
         return name
 
 
-class Answer(Exception):
-    """What a request ends with."""
+class Answer(loopback.Answer):
+    """What a request ends with, as JSON where it is not bytes."""
 
     def __init__(self, status: int, body: Any = None, headers: dict[str, str] | None = None) -> None:
-        self.status = status
-        self.body = body if isinstance(body, bytes) else json.dumps({} if body is None else body).encode()
-        self.headers = {"Content-Type": "application/json"} | (headers or {})
+        content = body if isinstance(body, bytes) else json.dumps({} if body is None else body).encode()
+        super().__init__(status, content, {"Content-Type": "application/json"} | (headers or {}))
 
 
 @dataclass
@@ -100,52 +97,22 @@ class Hub:
 def hub_server() -> Iterator[Hub]:
     """A hub while the block runs; what waits is answered at its end."""
     hub = Hub()
-    with served(_Handler, hub=hub) as hub.url:
+    with loopback.served(_Handler, state=hub) as hub.url:
         try:
             yield hub
         finally:
             hub.released.set()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hub: Hub
-    protocol_version = "HTTP/1.1"
-    lock = threading.RLock()
+class _Handler(loopback.Faulty):
+    state: Hub
 
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def _handle(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        call = f"{self.command} {self.path}"
+    def answer(self, call: str, body: bytes, fault: int | str | None) -> Answer:
+        if isinstance(fault, int):
+            return Answer(fault, {"error": f"fault; the request said {self.headers.get('Authorization')}"})
         with self.lock:
-            self.hub.calls.append(call)
-            fault = self.hub.fault(len(self.hub.calls), call)
-        if fault == "close":
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        if fault == "wait":
-            self.hub.released.wait(30)
-            self.close_connection = True
-            return
-        try:
-            if isinstance(fault, int):
-                raise Answer(fault, {"error": f"fault; the request said {self.headers.get('Authorization')}"})
-            with self.lock:
-                self._route(body)
-            raise Answer(404, {"error": f"the fake hub has no {call}"})
-        except Answer as answer:
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                self.send_header(name, value)
-            if "Content-Length" not in answer.headers:
-                self.send_header("Content-Length", str(len(answer.body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(answer.body)
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815
+            self._route(body)
+        return Answer(404, {"error": f"the fake hub has no {call}"})
 
     def _route(self, body: bytes) -> None:
         parts = urlsplit(self.path)
@@ -154,13 +121,13 @@ class _Handler(BaseHTTPRequestHandler):
         if stored := re.fullmatch(r"/large/([0-9a-f]{64})", path):
             if hashlib.sha256(body).hexdigest() != stored[1]:
                 raise Answer(400, {"error": "these are other bytes"})
-            self.hub.large[stored[1]] = body
+            self.state.large[stored[1]] = body
             raise Answer(200)
         allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
         if path == "/api/whoami-v2":
             if not allowed:
                 raise Answer(401, {"error": "Invalid username or password."})
-            token = {"role": self.hub.role, "displayName": "test"}
+            token = {"role": self.state.role, "displayName": "test"}
             raise Answer(200, {"type": "user", "name": NAME, "auth": {"type": "access_token", "accessToken": token}})
         if path == "/api/validate-yaml":
             raise Answer(200, {"warnings": [], "errors": []})
@@ -169,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = re.fullmatch(r"/(?:api/)?datasets/([\w.-]+/[\w.-]+?)(?:\.git)?(?:/(.*))?", path)
         if not found:
             return
-        repository = self.hub.repositories.get(found[1])
+        repository = self.state.repositories.get(found[1])
         if repository is None or (repository.private and not allowed):
             raise Answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         if self.command not in {"GET", "HEAD"} and not allowed:
@@ -180,12 +147,12 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{wanted.get('organization') or NAME}/{wanted['name']}"
         if not allowed or not name.startswith(f"{NAME}/"):
             raise Answer(403, {"error": "You don't have the rights to create a dataset there"})
-        if name in self.hub.repositories:
+        if name in self.state.repositories:
             raise Answer(
-                409, {"error": "You already created this dataset repo", "url": f"{self.hub.url}/datasets/{name}"}
+                409, {"error": "You already created this dataset repo", "url": f"{self.state.url}/datasets/{name}"}
             )
-        self.hub.add(name, private=wanted.get("visibility") == "private")
-        raise Answer(200, {"url": f"{self.hub.url}/datasets/{name}"})
+        self.state.add(name, private=wanted.get("visibility") == "private")
+        raise Answer(200, {"url": f"{self.state.url}/datasets/{name}"})
 
     def _repository(
         self, name: str, repository: Repository, rest: str, query: dict[str, list[str]], body: bytes
@@ -244,8 +211,8 @@ class _Handler(BaseHTTPRequestHandler):
                     **wanted,
                     **(
                         {}
-                        if wanted["oid"] in self.hub.large
-                        else {"actions": {"upload": {"href": f"{self.hub.url}/large/{wanted['oid']}"}}}
+                        if wanted["oid"] in self.state.large
+                        else {"actions": {"upload": {"href": f"{self.state.url}/large/{wanted['oid']}"}}}
                     ),
                 }
                 for wanted in json.loads(body)["objects"]
@@ -288,9 +255,9 @@ class _Handler(BaseHTTPRequestHandler):
             if key == "file":
                 tree[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":
-                if value["oid"] not in self.hub.large:
+                if value["oid"] not in self.state.large:
                     raise Answer(400, {"error": f"{value['path']} has not been uploaded"})
-                tree[value["path"]] = self.hub.large[value["oid"]]
+                tree[value["path"]] = self.state.large[value["oid"]]
             elif key == "deletedFile":
                 if value["path"] not in tree:
                     raise Answer(
@@ -304,10 +271,10 @@ class _Handler(BaseHTTPRequestHandler):
         url = ""
         if create:
             number = self._request(repository, title, description, "open", revision)
-            revision, url = f"refs/pr/{number}", f"{self.hub.url}/datasets/{name}/discussions/{number}"
+            revision, url = f"refs/pr/{number}", f"{self.state.url}/datasets/{name}/discussions/{number}"
         reference = revision if revision.startswith("refs/") else f"refs/heads/{revision}"
         commit = repository.commit(reference, tree)
-        commit_url = f"{self.hub.url}/datasets/{name}/commit/{commit}"
+        commit_url = f"{self.state.url}/datasets/{name}/commit/{commit}"
         raise Answer(200, {"success": True, "commitOid": commit, "commitUrl": commit_url, "pullRequestUrl": url})
 
     def _request(self, repository: Repository, title: str, description: str, status: str, base: str) -> int:
@@ -373,7 +340,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise Answer(404, {"error": "Revision not found"}, {"X-Error-Code": "RevisionNotFound"})
 
     def _is_large(self, path: str) -> bool:
-        return not self.hub.small and path.rpartition(".")[2] in _LARGE
+        return not self.state.small and path.rpartition(".")[2] in _LARGE
 
     def _object(self, data: bytes, path: str) -> str:
         if self._is_large(path):

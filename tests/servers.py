@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from imagemill.models.base import Model, find_model
-from imagemill.server.command import Server
+from imagemill.server.api.command import Server
 
 KEY = "a key for tests"
 

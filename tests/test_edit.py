@@ -254,6 +254,15 @@ def test_python_edits_rows() -> None:
     assert files("out") == ["prompt_0_image_0.png", "prompt_0_image_0_input_0.png"]
 
 
+def test_one_instruction_holds_for_pictures_without(imagemill: Command) -> None:
+    picture("set/a.png"), picture("set/b.png", (10, 30))
+    assert imagemill("edit", "set", "-o", "out", *FAKE, "--template", "make it blue").code == 0
+    assert [record["edit_prompt"] for record in Dataset("out")] == ["make it blue"] * 2
+    refused = imagemill("edit", "set", "-o", "none", *FAKE, "--template", "make {} blue")
+    assert refused.code == 2
+    assert "names no column" in refused.err
+
+
 def test_what_edits_nothing_makes_no_text_image_and_the_other_way_round(imagemill: Command) -> None:
     picture("a.png")
     ran = imagemill("edit", table([{"image": "a.png"}]), "-o", "out", *FAKE)

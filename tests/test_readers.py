@@ -290,11 +290,11 @@ def test_a_very_long_prompt_is_read_whole(tmp_path: Path) -> None:
         ("t.json", b'[{"prompt": "a"}', "not JSON"),
         ("t.json", b'"a cat"', "not a list of rows"),
         ("t.json", b'{"a": [], "b": []}', "without one list"),
-        ("t.csv.gz", gzip.compress(b"prompt\n" + b"a cat\n" * 500)[:-9], "cannot be read"),
+        ("t.csv.gz", gzip.compress(b"prompt\n" + b"a cat\n" * 500, mtime=0)[:-9], "cannot be read"),
         ("t.csv.gz", b"prompt\na cat\n", "cannot be read"),
         ("t.csv.zst", compressed(bytes(range(256)) * 9, "zst")[:-9], "cannot be read"),
         ("t.parquet", CONTENTS["parquet"][1][:-9], "Parquet file cannot be read"),
-        ("t.parquet.gz", gzip.compress(b"nonsense"), "Parquet file cannot be read"),
+        ("t.parquet.gz", gzip.compress(b"nonsense", mtime=0), "Parquet file cannot be read"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_with_a_reason(

@@ -40,10 +40,10 @@ pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 httpx = pytest.importorskip("httpx2", reason="the extra `remote` is not installed")
 openai = pytest.importorskip("openai", reason="the package `openai` is not installed")
 
-from imagemill.server import batching, openai_api  # noqa: E402
-from imagemill.server.batching import Batcher  # noqa: E402
-from imagemill.server.command import Server  # noqa: E402
-from imagemill.server.files import Files  # noqa: E402
+from imagemill.server.api import batching, openai_api  # noqa: E402
+from imagemill.server.api.batching import Batcher  # noqa: E402
+from imagemill.server.api.command import Server  # noqa: E402
+from imagemill.server.api.files import Files  # noqa: E402
 
 BEARER = {"authorization": f"Bearer {KEY}"}
 
@@ -784,7 +784,7 @@ def test_what_runs_ends_and_what_waits_is_let_go() -> None:
 
 
 def test_a_model_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagemill.server.command._PATIENCE", 0.3)
+    monkeypatch.setattr("imagemill.server.api.command.Server.patience", 0.3)
     model = sketch(may_draw=False)
     server = Server({"sketch": model}, KEY)
     with posted(f"{server.url}/images/generations", {"prompt": "first"}) as first, server:
@@ -873,7 +873,7 @@ def test_what_cannot_be_served_is_a_usage_error(imagemill: Command, server: Serv
     assert taken.code == 2
     assert taken.err.startswith(f"error: cannot listen on `127.0.0.1`, port {port}: address already in use\n\nhint: ")
     for arguments, said in {
-        (): "hint: add `--api`",
+        ("--batch-size", "2"): "hint: add `--api`",
         ("--api", "--model", "fke"): "did you mean `fake`?",
         ("--api", "--model", "fake", "--port", "70000"): "from 0 to 65535",
         ("--api", "--model", "fake", "--host", "no-such-host.invalid"): "hint: give an address of this machine",
@@ -886,7 +886,9 @@ def test_what_cannot_be_served_is_a_usage_error(imagemill: Command, server: Serv
 
 def test_a_missing_package_is_said_with_what_to_install(imagemill: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr("imagemill.server.command.find_spec", lambda name: None if name == "starlette" else found(name))
+    monkeypatch.setattr(
+        "imagemill.server.api.command.find_spec", lambda name: None if name == "starlette" else found(name)
+    )
     refused = imagemill("serve", "--api")
     assert refused.code == 2
     assert "pip install 'imagemill[serve]'" in refused.err

@@ -14,6 +14,7 @@ from typing import NoReturn, cast
 
 from imagemill.commands import COMMANDS
 from imagemill.errors import ImagemillError, UsageError, did_you_mean
+from imagemill.terminal import progress_file
 
 Command = Callable[[Sequence[str]], int]
 _ONE = 1.0
@@ -87,6 +88,7 @@ def run(arguments: Sequence[str]) -> int:
             "split",
             "merge",
             "remove",
+            "apply",
             "export",
             "import",
             "download",
@@ -120,4 +122,15 @@ def main() -> NoReturn:
         # `nohup` and `&` in a script mean what they say.
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _interrupt)
-    sys.exit(run(sys.argv[1:]))
+    progress_file.open()
+    code = 1
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0
+        raise
+    finally:
+        progress_file.close(code)
+    sys.exit(code)

@@ -3,15 +3,71 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imagemill.committing import Report
 
+PROGRESS_VARIABLE = "IMAGEMILL_PROGRESS"
+"""Names a file that tells, as JSON, how far a command is, and how it ended."""
 _LINE_EVERY = 10.0
 """Seconds between lines of progress where there is no terminal."""
+_FILE_EVERY = 0.25
+"""Seconds between two states of the file."""
+
+
+class ProgressFile:
+    """What programs can read of this process: replaced as a whole, at most a few times a second."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._told: dict[str, Any] = {}
+        self._changed = threading.Event()
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Begin to tell where the environment asks for it; processes that are started from here do not."""
+        self._path = os.environ.pop(PROGRESS_VARIABLE, "")
+        if self._path:
+            self._write({"pid": os.getpid()})
+            threading.Thread(target=self._run, name="imagemill-progress", daemon=True).start()
+
+    def tell(self, total: int, done: int = 0, failed: Mapping[str, int] | None = None, seconds: float = 0.0) -> None:
+        """Tell how far a run is."""
+        counted = {"total": total, "done": done, "failed": dict(failed or {}), "seconds": round(seconds, 3)}
+        with self._lock:
+            times = self._told.get("times", -1) + 1
+            self._told |= counted | {"times": times, "at": time.time()}
+        self._changed.set()
+
+    def close(self, exit_code: int) -> None:
+        """Tell the end."""
+        if self._path:
+            self._write({"exit_code": exit_code})
+
+    def _run(self) -> None:
+        while True:
+            self._changed.wait()
+            self._changed.clear()
+            self._write({})
+            time.sleep(_FILE_EVERY)
+
+    def _write(self, more: dict[str, Any]) -> None:
+        new = Path(f"{self._path}.tmp")
+        with self._lock, suppress(OSError):
+            self._told |= more
+            new.write_text(json.dumps(self._told), encoding="utf-8")
+            new.replace(self._path)
+
+
+progress_file = ProgressFile()
 
 
 class Terminal:
@@ -55,6 +111,7 @@ class Meter:
         if self._bar:
             self._bar.start()
             self._bar.add_task("loading the model", total=self._total)
+        progress_file.tell(self._total)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,6 +120,7 @@ class Meter:
 
     def __call__(self, report: Report) -> None:
         """Show how far a run is."""
+        progress_file.tell(report.total, report.done, report.failed, report.seconds)
         line = progress_line(report)
         if self._bar:
             self._bar.update(0, total=report.total, completed=report.done + report.failed.total(), description=line)

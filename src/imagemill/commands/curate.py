@@ -1,4 +1,4 @@
-"""Commands that take datasets apart, put them together, and take images down."""
+"""Commands that take datasets apart, put them together, write edits into them, and take images down."""
 
 from __future__ import annotations
 
@@ -115,6 +115,57 @@ def _tell(terminal: Terminal, found: Found, what: str) -> None:
         terminal.say(f"passed over, since nobody knows them here: {', '.join(found.unknown)}")
     if found.same_bytes:
         terminal.warn(f"these have the same bytes as an image that goes, and stay: {', '.join(found.same_bytes)}")
+
+
+def apply(arguments: Sequence[str]) -> int:
+    """Write edits into the records, or take them out again."""
+    from imagemill.dataset import Dataset
+    from imagemill.dataset.applying import apply, last_applied, pending, take_back
+
+    parser = command_parser(
+        "apply",
+        epilog="imagemill apply out --dry-run\n"
+        "imagemill apply out\n"
+        "imagemill apply out --undo\n"
+        "What people decide in the web app lies beside a dataset until then. All images stay:\n"
+        "`imagemill select out -o new --edits` makes a new dataset without those that are rejected.",
+    )
+    parser.add_argument("dataset", metavar="DATASET", help="the dataset's folder")
+    parser.add_argument(
+        "--undo",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="NUMBER",
+        help="take what was applied last out again, where it is pending then; with a number only if it is that batch",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show what would be changed, and change nothing")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    parsed = parse(parser, arguments)
+    terminal = Terminal(parsed.quiet, parsed.json)
+    dataset = Dataset(parsed.dataset)
+    undo = parsed.undo is not None
+    if parsed.dry_run:
+        batch = last_applied(dataset) if undo else pending(dataset)
+    else:
+        batch = take_back(dataset, parsed.undo or None) if undo else apply(dataset)
+    verb = "taken back" if undo else "applied"
+    if batch:
+        columns = ", ".join(f"`{name}`" for name in batch.columns)
+        told = f"{'would be ' if parsed.dry_run else ''}{verb}"
+        terminal.say(f"edits of {number(batch.images, 'image')} {told}: {columns}")
+        if batch.added and not undo:
+            terminal.say(f"new columns: {', '.join(f'`{name}`' for name in batch.added)}")
+    else:
+        terminal.say("nothing to take back" if undo else "no edits to apply")
+    data = {
+        "dataset": str(dataset.folder),
+        "images": batch.images if batch else 0,
+        "columns": batch.columns if batch else [],
+        "added": list(batch.added) if batch else [],
+    }
+    terminal.data(data, str(dataset.folder))
+    return 0
 
 
 def merge(arguments: Sequence[str]) -> int:

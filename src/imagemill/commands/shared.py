@@ -71,7 +71,9 @@ def _unfilled(dataset: Dataset) -> dict[str, int]:
     """How many images have no value yet in what later steps have added, by the first column of each step."""
     from imagemill.dataset.journal import ColumnJournal, blanks_of, count_pending
 
-    journals = [ColumnJournal(dataset, blanks) for step in dataset.job["steps"][1:] if (blanks := blanks_of(step))]
+    # What people have not decided is no work that is left.
+    steps = [step for step in dataset.job["steps"][1:] if step["operator"] not in {"apply", "select"}]
+    journals = [ColumnJournal(dataset, blanks) for step in steps if (blanks := blanks_of(step))]
     counts = count_pending(dataset, journals)
     return {journal.name: count for journal, count in zip(journals, counts, strict=True) if count}
 

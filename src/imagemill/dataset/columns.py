@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from imagemill.dataset.applying import marker_of
 from imagemill.dataset.files import parse_lines
 from imagemill.dataset.folder import Dataset, Part
 from imagemill.dataset.removal import removal_of
@@ -66,10 +67,15 @@ def numbers_of(table: pa.Table) -> pa.Table:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """A hash of all metadata; raises UsageError while a removal is under way, or was interrupted."""
+    """A hash of all metadata; raises UsageError while a removal or an applying is under way, or was interrupted."""
     if removal_of(dataset):
         raise UsageError(
             f"a removal from `{dataset.folder}` has not come to its end", "give the same `imagemill remove` again"
+        )
+    if marker_of(dataset.folder).exists():
+        raise UsageError(
+            f"the applying of edits to `{dataset.folder}` has not come to its end",
+            "let it finish, or give the same `imagemill apply` again",
         )
     whole = hashlib.sha256()
     for part in dataset.parts:

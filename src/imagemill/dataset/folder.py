@@ -243,7 +243,7 @@ class Dataset:
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"`{folder}` is a file", "choose another output folder")
         for outer in folder.resolve().parents:
-            if (outer / "job.toml").is_file() and (outer / ".imagemill").is_dir():
+            if is_dataset(outer):
                 raise UsageError(f"`{folder}` is inside of the dataset `{outer}`", "choose another output folder")
         occupied = folder.is_dir() and any(folder.iterdir())
         # Asked second, since another process may be creating the dataset right now.
@@ -274,6 +274,10 @@ class Dataset:
         self.locked = True
         try:
             finish_removal(self)
+            if (self._state / "applying.json").exists():
+                from imagemill.dataset.applying import finish_applying
+
+                finish_applying(self)
             yield
         finally:
             self.locked = False
@@ -449,6 +453,11 @@ class Dataset:
 
     def _made_names(self) -> set[str]:
         return {Path(record["file_name"]).stem for record in self}
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is one; a `job.toml` alone may also be a job file."""
+    return (folder / "job.toml").is_file() and (folder / ".imagemill").is_dir()
 
 
 def seal_of(records: Sequence[Record], content: bytes) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def begin_removal(dataset: Dataset, removal: Mapping[str, Any]) -> None:
 
 def finish_removal(dataset: Dataset) -> None:
     """Go through with a removal, from wherever it was interrupted; does nothing when there is none."""
+    from imagemill.dataset.edits.forgetting import forget
     from imagemill.dataset.splits import refresh_above
 
     removal = removal_of(dataset)
@@ -85,6 +86,7 @@ def finish_removal(dataset: Dataset) -> None:
         if number in removal["sealed"]:
             dataset.part(number).seal()
     _remove_from_state(dataset.folder / ".imagemill", gone, removal)
+    forget(dataset.folder, gone)
     for path in (Sources(dataset.folder).path(sha256) for sha256 in removal["sources"]):
         path.unlink(missing_ok=True)
     # What stood there before tells of what was removed, if only by a hash.

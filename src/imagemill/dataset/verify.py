@@ -10,7 +10,9 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
+from imagemill.dataset.applying import marker_of
 from imagemill.dataset.card import AS_RECEIVED, render_card, write_card
+from imagemill.dataset.edits.log import path_of
 from imagemill.dataset.files import encode_lines, parse_lines, write_file
 from imagemill.dataset.folder import Dataset, Part
 from imagemill.dataset.removal import removal_of
@@ -87,7 +89,10 @@ def _counts(dataset: Dataset, removed: Set[str]) -> Iterator[str]:
     if removal_of(dataset):
         yield "a removal was interrupted; the next command that writes the dataset goes through with it"
     yield from (f"{name} was removed and stands in failures.jsonl" for name in dataset.failures().keys() & removed)
-    for path in (dataset.seals_file, dataset.failures_file, dataset.rejects_file, dataset.events_file):
+    if marker_of(dataset.folder).exists():
+        yield "the applying of edits was interrupted; the next command that writes the dataset goes through with it"
+    files = (dataset.seals_file, dataset.failures_file, dataset.rejects_file, dataset.events_file)
+    for path in (*files, path_of(dataset.folder)):
         damaged = sum(value is None for value, _ in parse_lines(path))
         if damaged:
             yield f"{path.name}: {damaged} damaged lines"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagemill.dataset.card import origins_of, scores_of
 from imagemill.dataset.columns import read_schema
-from imagemill.dataset.folder import Dataset
+from imagemill.dataset.folder import Dataset, is_dataset
 from imagemill.dataset.journal import blanks_of
 from imagemill.errors import LockedError, UsageError
 from imagemill.layouts.base import Picture
@@ -49,11 +49,6 @@ def find_datasets(source: Dataset | str | Path) -> dict[str, Dataset]:
         if next(iter(dataset), None) is None:
             raise UsageError(f"`{dataset.folder}` has no image yet", "generate some first")
     return found
-
-
-def is_dataset(folder: Path) -> bool:
-    """Whether a folder is one; a `job.toml` alone may also be a job file."""
-    return (folder / "job.toml").is_file() and (folder / ".imagemill").is_dir()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imagemill.dataset.folder import Dataset
+from imagemill.dataset.folder import Dataset, is_dataset
 from imagemill.dataset.manifest import MARK, check_manifest, read_mark
 from imagemill.errors import UsageError
-from imagemill.exporting.contents import is_dataset
 
 
 class Stale(UsageError):

@@ -74,7 +74,8 @@ def execute(prepared: Prepared, progress: Progress | None = None) -> Report:
         with dataset.lock_held():
             for step in prepared.job["steps"][1:]:
                 # An interrupted step may have left it to some parts.
-                ColumnJournal(dataset, blanks_of(step)).settle()
+                if blanks := blanks_of(step):
+                    ColumnJournal(dataset, blanks).settle()
         if prepared.quota:
             return _filled(prepared, prepared.quota, plan, dataset, output, progress)
         pending = pending_requests(dataset, plan)

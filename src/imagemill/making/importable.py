@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imagemill.component import component_names, find_component
+from imagemill.dataset.folder import is_dataset
 from imagemill.dataset.manifest import MANIFEST, MARK, check_manifest, read_mark
 from imagemill.environment import means_path
 from imagemill.errors import ImagemillError, MissingExtra, UsageError, did_you_mean
@@ -66,7 +67,7 @@ def open_source(source: str | Path, layout: str | None = None, configuration: st
         raise UsageError(f"there is no `{source}`", "check the path; a dataset of the hub is `hf://datasets/user/name`")
     if configuration:
         raise UsageError("import: `configuration` is for datasets of the hub", "leave it out")
-    if any((folder / "job.toml").is_file() and (folder / ".imagemill").is_dir() for folder in (path, *path.glob("*/"))):
+    if any(map(is_dataset, (path, *path.glob("*/")))):
         raise UsageError(f"`{source}` is a dataset already", "copy the folder, or `imagemill select` from it")
     name = path.resolve().name or "source"
     told = license_of(path)

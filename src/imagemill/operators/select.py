@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from imagemill.component import Component
-from imagemill.dataset.columns import fingerprint, read_columns, read_schema
+from imagemill.dataset.columns import fingerprint, numbers_of, read_columns, read_schema
+from imagemill.dataset.edits import DECISIONS, Edits
+from imagemill.dataset.edits.images import ROW_BITS
+from imagemill.dataset.edits.overlay import Overlay, overlay_of
 from imagemill.dataset.folder import Dataset
 from imagemill.errors import SomeFailed, UsageError, did_you_mean, together
 from imagemill.expressions import Cause, Expression
@@ -21,6 +24,7 @@ from imagemill.records import SEED_LIMIT
 from imagemill.scorers.base import scored_columns
 from imagemill.selecting.choosing import Choice, KeepRows, absent
 from imagemill.selecting.duplicates import equal, hashes_of, near, similar, vectors_of
+from imagemill.selecting.names import Names
 from imagemill.selecting.writing import write_selection
 
 if TYPE_CHECKING:
@@ -28,12 +32,20 @@ if TYPE_CHECKING:
 
 _THRESHOLDS = {"perceptual": 4.0, "embedding": 0.95}
 _EMBEDDING = "embedding"
+_FOLLOWING = {"edits_sha256", "edited", "columns"}
+"""What a step says of the edits, which change like a source."""
 _BASIC = ("prompt", "id", "sha256")
 
 
 class Select(Component):
     """A smaller dataset: images that pass a question, without duplicates, the best, a sample, or splits of them."""
 
+    names: str = ""
+    """Keep only images that this text file names, one a line: by their files, or as `7-1` for row 7, image 1."""
+    edits: bool = False
+    """Take along what people have decided: edited texts, ratings and tags as columns; rejected images stay out."""
+    keep_rejected: bool = False
+    """With `edits`, rejected images stay in, too, and a column `decision` says which they are."""
     where: str = ""
     """What is true of the images to keep, such as `alignment > 0.28 and image_nsfw < 0.1`."""
     keep_rows: KeepRows | None = None
@@ -92,15 +104,20 @@ class Select(Component):
     def check(self) -> None:
         """Raise UsageError for parameters that say nothing, or nothing together."""
         self.shares()
-        asked = (self.where, self.deduplicate, self.top, self.balance, self.sample, self.split)
+        asked = (
+            *(self.names, self.edits, self.where, self.deduplicate),
+            *(self.top, self.balance, self.sample, self.split),
+        )
         if not any(asked) and not self.by:
             raise UsageError(
-                "select: nothing says what to keep", "give `where`, `top`, `deduplicate`, `balance`, `sample`, `split`"
+                "select: nothing says what to keep",
+                "give `where`, `top`, `deduplicate`, `balance`, `sample`, `split`, `names`, `edits`",
             )
         needs = {
             "by": (self.by, self.top or self.deduplicate, "`top` or `deduplicate`"),
             "top": (self.top, self.by, "`by`"),
             "per": (self.per, self.top, "`top`"),
+            "keep_rejected": (self.keep_rejected, self.edits, "`edits`"),
             "ascending": (self.ascending, self.by, "`by`"),
             "keep_rows": (self.keep_rows, self.where or self.by, "`where`"),
             "threshold": (
@@ -143,6 +160,9 @@ class Prepared:
     """As `job.toml` says it, but for what is left out."""
     done: bool
     """Whether the folder holds this selection."""
+    names: Names | None = None
+    overlay: Overlay | None = None
+    """What people have decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,16 +201,26 @@ def prepare(source: Dataset | str | Path, output: str | Path | None, parameters:
     chosen = {name: value for name, value in options.to_table().items() if value != ""}
     if limit := options.limit():
         chosen["threshold"] = limit
+    if not options.keep_rejected:
+        # Selections that were made before there was this one stay what they are.
+        del chosen["keep_rejected"]
     step = {
         "operator": "select",
         **chosen,
         "source": dataset.folder.resolve().name,
         "source_sha256": fingerprint(dataset),
     }
+    names = Names(options.names) if options.names else None
+    if names:
+        step |= {"names": names.path.name, "names_sha256": names.sha256}
+    edited = Edits(dataset.folder).state() if options.edits else None
+    overlay = overlay_of(dataset, edited, with_decisions=options.keep_rejected) if edited else None
+    if overlay:
+        step |= {"edits_sha256": overlay.sha256, "edited": list(overlay.edited), "columns": dict(overlay.added)}
     if folder.resolve() == dataset.folder.resolve():
         raise UsageError(f"`{folder}` is the dataset that is selected from", "choose another output folder")
     done = _is_done(folder, step, options)
-    return Prepared(dataset, options, expression, schema, folder, step, done)
+    return Prepared(dataset, options, expression, schema, folder, step, done, names, overlay)
 
 
 def choose(prepared: Prepared) -> Chosen:
@@ -204,6 +234,8 @@ def choose(prepared: Prepared) -> Chosen:
         named.append(_EMBEDDING)
     names = [*_BASIC, *(expression.columns if expression else ()), *named]
     choice = Choice(read_columns(prepared.dataset, schema, names))
+    if prepared.names or prepared.overlay:
+        _by_hand(prepared, choice)
     choice.where(expression, [options.by] if options.by else [], options.keep_missing, options.keep_rows)
     if options.deduplicate and len(choice.kept):
         _deduplicate(prepared, choice)
@@ -233,7 +265,9 @@ def write(prepared: Prepared, chosen: Chosen) -> None:
     steps = {
         name: [*prepared.dataset.job["steps"], {**step, "split_name": name} if name else step] for name in chosen.kept
     }
-    write_selection(prepared.dataset, choice.table, chosen.kept, choice.causes, steps, prepared.folder)
+    write_selection(
+        prepared.dataset, choice.table, chosen.kept, choice.causes, steps, prepared.folder, prepared.overlay
+    )
 
 
 def select(
@@ -308,13 +342,17 @@ def _is_done(folder: Path, step: Mapping[str, Any], options: Select) -> bool:
             raise UsageError(f"`{folder}` is a dataset already", "choose another output folder")
         return False
     selection = selection_of(Dataset(folders[0]))
-    found = {name: value for name, value in selection.items() if name not in {"left_out", "split_name"}}
+    # What the file with names is called does not matter; what it names does.
+    found, step = (
+        {name: value for name, value in each.items() if name not in {"left_out", "split_name", "names"}}
+        for each in (selection, step)
+    )
     if not found:
         raise UsageError(f"`{folder}` is a dataset already", "choose another output folder")
     differences = [
         f"`{name}` was `{found.get(name, 'not given')}`, now `{step.get(name, 'not given')}`"
         for name in dict.fromkeys([*found, *step])
-        if found.get(name) != step.get(name) and not name.startswith("source")
+        if found.get(name) != step.get(name) and not name.startswith("source") and name not in _FOLLOWING
     ]
     if found["source"] != step["source"]:
         differences.append(f"its source was `{found['source']}`")
@@ -327,6 +365,21 @@ def _is_done(folder: Path, step: Mapping[str, Any], options: Select) -> bool:
             f"`{folder}` holds another selection: {'; '.join(differences)}", "choose another output folder"
         )
     return True
+
+
+def _by_hand(prepared: Prepared, choice: Choice) -> None:
+    """Leave out what is not named, and what people have rejected."""
+    import numpy as np
+
+    found = numbers_of(choice.table)
+    keys = found.column("row").to_numpy() << ROW_BITS | found.column("image").to_numpy()
+    rejected = np.zeros(len(keys), bool)
+    if prepared.overlay and not prepared.options.keep_rejected:
+        state = prepared.overlay.state
+        rejected = np.isin(keys, state.keys[state.decisions == DECISIONS.index("reject")])
+    others = ~prepared.names.among(keys, prepared.dataset.folder) if prepared.names else np.zeros(len(keys), bool)
+    for places, kind in ((np.flatnonzero(others), "not named"), (np.flatnonzero(rejected & ~others), "rejected")):
+        choice.leave_out(places.tolist(), [Cause(kind, kind)] * len(places))
 
 
 def _deduplicate(prepared: Prepared, choice: Choice) -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from imagemill.dataset.card import write_card
 from imagemill.dataset.columns import PART, fingerprint
+from imagemill.dataset.edits import Edits
+from imagemill.dataset.edits.images import key_of_name
+from imagemill.dataset.edits.log import write_adopted
+from imagemill.dataset.edits.overlay import Overlay, overlay_of
 from imagemill.dataset.files import encode_lines, explained, make_folder, parse_lines, sync_folder, write_file
 from imagemill.dataset.folder import Dataset, seal_of
 from imagemill.dataset.lock import locked
@@ -25,7 +29,7 @@ from imagemill.dataset.vectors import Vectors
 from imagemill.errors import ImagemillError, LockedError, UsageError
 from imagemill.expressions import Cause
 from imagemill.plan import PART_SIZE
-from imagemill.records import Record, files_of, order_of
+from imagemill.records import Record, files_of, order_of, to_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,6 +81,7 @@ def write_selection(
     causes: Sequence[Cause | None],
     steps: Mapping[str, Sequence[Mapping[str, Any]]],
     folder: Path,
+    overlay: Overlay | None = None,
 ) -> None:
     """Write the kept images of a table, or those of each split by its name, as datasets; `""` is the folder itself.
 
@@ -88,9 +93,10 @@ def write_selection(
         kinds = {}
         for name, places in kept.items():
             target = new / name
-            images = _selected(Source(dataset), table.take(places))
+            images = _selected(Source(dataset), table.take(places), overlay)
             kinds[name] = write_dataset(images, {**dataset.job, "steps": list(steps[name])}, target)
             _write_left_out(target / ".imagemill" / _LEFT_OUT, table, causes)
+            _write_decided(target, table.take(places), overlay or _standing(dataset))
         if "" not in kept:
             write_above(new, dataset, step, kept, kinds)
 
@@ -129,10 +135,27 @@ def built_beside(folder: Path, sources: Iterable[tuple[Dataset, str]], is_datase
             raise
 
 
-def _selected(source: Source, table: pa.Table) -> Iterator[Image]:
+def _selected(source: Source, table: pa.Table, overlay: Overlay | None) -> Iterator[Image]:
     for name, number in _rows(table, "file_name", PART):
         record, line = source.records(number)[name]
+        if overlay and (values := overlay.values(record)):
+            record = {**record, **values}
+            line = to_json(record).encode()
         yield Image(source, number, Path(name).stem, record, line, {file: file for file in files_of(record)})
+
+
+def _standing(dataset: Dataset) -> Overlay:
+    """What was applied to a dataset, without what is pending."""
+    return overlay_of(dataset, replace(Edits(dataset.folder).state(), pending={}), with_decisions=False)
+
+
+def _write_decided(folder: Path, table: pa.Table, overlay: Overlay) -> None:
+    """What was decided stands in the records: so the new dataset's log begins with it, and nothing is pending."""
+    if not overlay.state.known:
+        return
+    keys = (key_of_name(name) for (name,) in _rows(table, "file_name"))
+    known = {key: value for key in keys if (value := overlay.decided_of(key)) is not None}
+    write_adopted(folder, known)
 
 
 def write_dataset(images: Iterable[Image], job: Mapping[str, Any], folder: Path) -> set[str]:

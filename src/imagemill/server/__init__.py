@@ -1,1 +1,1 @@
-"""The server: every model of imagemill behind the APIs that image clients already speak."""
+"""What listens: the web app, and the API that image clients already speak."""

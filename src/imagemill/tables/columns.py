@@ -122,7 +122,9 @@ class Columns:
         self.sampling = options.sampling
         self.talk: list[str] = []
         self.varied = {item.partition("=")[0] for item in options.vary} - set(self.sampling.model_fields)
-        self.template_names = _template_names(options.template) if options.template else []
+        pictures = isinstance(options, PictureTable)
+        # Pictures differ even when one text holds for all of them.
+        self.template_names = _template_names(options.template, fixed=pictures) if options.template else []
         check_known([name for name in self.template_names if name not in self.varied], names, "template")
         for name in sorted(self.varied):
             if name not in self.template_names:
@@ -289,12 +291,12 @@ def parse_template(template: str) -> list[tuple[str, str | None]]:
     return parts
 
 
-def _template_names(template: str) -> list[str]:
+def _template_names(template: str, fixed: bool) -> list[str]:
     try:
         names = [name for _, name in parse_template(template) if name is not None]
     except ValueError as error:
         raise UsageError(f"`template`: {error}, got: `{template}`", "write columns as {name}") from None
-    if not names or not all(names):
+    if not (names or fixed) or not all(names):
         raise UsageError(f"`template` names no column, got: `{template}`", "write columns as {name}")
     return names
 

@@ -39,6 +39,14 @@ MEANINGS = {
     "no_op": "whether the edit has changed nothing that can be seen",
 }
 
+BY_HAND = {
+    "caption": "what the image shows; the prompt where nobody has said it better",
+    "decision": "`keep` or `reject`, by a person; empty where nobody has decided",
+    "rating": "1 to 5, by a person; 0 where nobody has rated it",
+    "tags": "by a person, with commas between",
+}
+"""The columns that people fill."""
+
 DIFFUSIONDB = {
     "image_name": "the file of the image",
     "prompt": "what was asked for",

@@ -16,7 +16,10 @@ _FOUND_OUT = {
 """What stands in the step that makes images, and is no parameter."""
 _OUT_OF_PLACE = {"base_url"}
 """Where a model was asked, which is nobody else's business."""
-_OF_SELECTION = {"source", "source_sha256", "left_out", "split_name"}
+_OF_SELECTION = {
+    *("source", "source_sha256", "left_out", "split_name"),
+    *("names_sha256", "edits_sha256", "edited", "columns"),
+}
 _KEPT_AS_RECEIVED = {"image_format", "metadata", "mark", "batch_size"}
 
 
@@ -43,7 +46,7 @@ def _steps(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         elif step["operator"] == "caption":
             own = {name: value for name, value in step.items() if name not in {*_FOUND_OUT, "columns"}}
             yield {**own, **step["model_parameters"]}
-        else:
+        elif step["operator"] != "apply":
             yield {name: value for name, value in step.items() if name not in _OF_SELECTION}
 
 

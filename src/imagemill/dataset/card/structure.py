@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from imagemill.dataset.card.columns import DIFFUSIONDB, MEANINGS, SAMPLE, as_read
+from imagemill.dataset.card.columns import BY_HAND, DIFFUSIONDB, MEANINGS, SAMPLE, as_read
 from imagemill.dataset.card.facts import Facts, Step, cell
 from imagemill.records import columns_of
 
@@ -50,7 +50,9 @@ def _added(step: Step) -> Iterator[tuple[str, str]]:
         yield from ((name, meaning + by) for name, meaning in {**step["scores"], **step["meanings"]}.items())
         return
     for name in step.get("columns", {}):
-        if step["operator"] != "caption":
+        if step["operator"] in {"apply", "select"}:
+            yield name, BY_HAND.get(name.removeprefix("curated_"), "by hand")
+        elif step["operator"] != "caption":
             yield name, f"added by `{step['operator']}`"
         elif name == step["column"]:
             yield name, f"what `{step['model']}` sees in the image; empty when it failed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -231,10 +231,18 @@ def _annotations(facts: Facts) -> Iterator[str]:
             lines += [f"- `{name}`, {by}: {meaning}" for name, meaning in meanings.items()]
         elif step["operator"] == "caption":
             lines += [f"- `{name}`, a description{with_model}" for name in step["columns"]]
-    if not lines:
+    if lines:
+        yield "Nobody has checked these, which programs have made:\n\n" + "\n".join(lines)
+    if by_hand := dict.fromkeys(
+        name for step in facts.later for name in (*step.get("edited", ()), *_columns_by_hand(step))
+    ):
+        yield "People have edited these: " + ", ".join(f"`{name}`" for name in by_hand) + "."
+    elif not lines:
         yield "None but what the columns above tell."
-        return
-    yield "Nobody has checked these, which programs have made:\n\n" + "\n".join(lines)
+
+
+def _columns_by_hand(step: Mapping[str, Any]) -> Iterable[str]:
+    return step.get("columns", ()) if step["operator"] in {"apply", "select"} else ()
 
 
 def _personal(facts: Facts) -> Iterator[str]:

@@ -87,9 +87,18 @@ class Index:
     where that cannot be written, in the user's cache, or in a temporary folder. Deleting it loses nothing.
     """
 
-    def __init__(self, path: str | Path | Dataset, cache: str | Path | None = None) -> None:
-        """Open one; raises UsageError for a path that is neither a dataset nor a Parquet table."""
+    def __init__(
+        self,
+        path: str | Path | Dataset,
+        cache: str | Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Open one; raises UsageError for a path that is neither a dataset nor a Parquet table.
+
+        `progress` is told how many rows have been read while it is built, and about how many there are.
+        """
         source = open_source(path)
+        source.progress = progress
         self._settle(source, open_index(source, None if cache is None else Path(cache)))
 
     def _settle(self, source: Source, opened: Opened) -> None:
@@ -153,6 +162,34 @@ class Index:
         if query.by:
             return self._sorted(query)
         return self._between(self._found(query), 0, len(self))
+
+    def values(self, column: str, rows: Rows) -> pa.Array:
+        """The values of a column in some rows, which stand in plan order; texts as they are."""
+        import pyarrow as pa
+
+        if column != PART:
+            self._check_column(column)
+        kind = pa.int32() if column == PART else self.schema.field(column).type
+        if len(rows) == len(self):
+            whole = [segment.column(column) for segment in self._segments if len(segment)]
+            found = [each.dictionary_decode() if pa.types.is_dictionary(each.type) else each for each in whole]
+        else:
+            found = [self._segments[number].take(column, inside) for number, inside in by_segment(self._firsts, rows)]
+        return pa.concat_arrays(found) if found else pa.array([], kind)
+
+    def ordered(self, rows: Rows, by: str, ascending: bool = False) -> Rows:
+        """Some rows, which stand in plan order, in the order of a column, as `Query.by` has it."""
+        import numpy as np
+        import pyarrow as pa
+
+        self._check_sortable(by)
+        if len(rows) <= _FEW_SORTED:
+            return rows[argsort(pa.chunked_array([self.values(by, rows)]), ascending)]
+        order = self._order(by, ascending)
+        ranks = self._ranks(by, ascending)
+        chosen = np.zeros(len(self), bool)
+        chosen[ranks[rows]] = True
+        return order[np.flatnonzero(chosen)]
 
     def records(self, numbers: Sequence[int], columns: Sequence[str] | None = None) -> Page:
         """The rows at some places of plan order, in the order given."""
@@ -283,35 +320,15 @@ class Index:
         return np.concatenate(chosen)
 
     def _sorted(self, query: Query) -> Rows:
-        self._check_column(query.by)
-        kind = kind_of(self.schema.field(query.by).type)
-        if kind in {"texts", "other"}:
-            raise UsageError(f"`{query.by}` holds lists, which have no order", "sort by another column")
+        self._check_sortable(query.by)
         key = ("sorted", *query.to_table().items())
         return self._remembered(key, lambda: self._sort(query))  # type: ignore[no-any-return]
 
     def _sort(self, query: Query) -> Rows:
-        import numpy as np
-        import pyarrow as pa
-
         found = self._found(query)
         if found.everything:
             return self._order(query.by, query.ascending)
-        rows = self._between(found, 0, len(self))
-        if len(rows) <= _FEW_SORTED:
-            values = [
-                segment.take(query.by, inside)
-                for number, inside in by_segment(self._firsts, rows)
-                for segment in [self._segments[number]]
-            ]
-            if not values:
-                return rows
-            return rows[argsort(pa.chunked_array(values), query.ascending)]
-        order = self._order(query.by, query.ascending)
-        ranks = self._ranks(query.by, query.ascending)
-        chosen = np.zeros(len(self), bool)
-        chosen[ranks[rows]] = True
-        return order[np.flatnonzero(chosen)]
+        return self.ordered(self._between(found, 0, len(self)), query.by, query.ascending)
 
     def _order(self, by: str, ascending: bool) -> Rows:
         """All rows in the order of a column; computed once, and kept with the index."""
@@ -378,6 +395,11 @@ class Index:
         for name in columns:
             self._check_column(name)
         return list(dict.fromkeys(columns))
+
+    def _check_sortable(self, name: str) -> None:
+        self._check_column(name)
+        if kind_of(self.schema.field(name).type) in {"texts", "other"}:
+            raise UsageError(f"`{name}` holds lists, which have no order", "sort by another column")
 
     def _check_column(self, name: str) -> None:
         if name not in self.schema.names:

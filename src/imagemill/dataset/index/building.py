@@ -203,6 +203,9 @@ def _commit(place: Path, entries: Sequence[Entry]) -> None:
 def _locked(place: Path) -> Iterator[bool]:
     """Be the only one who writes into a folder; yields whether anyone can."""
     try:
+        if place.parent.name == ".imagemill":
+            # The folder of a dataset that was moved away is not made again.
+            place.parent.mkdir(exist_ok=True)
         place.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,8 @@ class Source(ABC):
     """How many rows a piece may have."""
     left_out: tuple[str, ...] = ()
     """Columns whose values cannot be asked for: images, and structures."""
+    progress: Callable[[int, int], None] | None = None
+    """Told how many rows have been read, and about how many there are."""
 
     @abstractmethod
     def places(self) -> list[Path]:
@@ -80,7 +82,8 @@ class Parts(Source):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        for piece in pieces:
+        read = 0
+        for number, piece in enumerate(pieces, start=1):
             part = self._dataset.part(piece.key)
             table = read_part(part, None)
             known = pa.schema([field.with_type(told(field.type)) for field in table.schema])
@@ -89,6 +92,9 @@ class Parts(Source):
             if len(table) and not part.sealed:
                 order = pc.sort_indices(numbers_of(table), sort_keys=[("row", "ascending"), ("image", "ascending")])
                 table = table.take(order)
+            read += len(table)
+            if self.progress:
+                self.progress(read, read * len(pieces) // number)
             numbers = pa.array([piece.key] * len(table), pa.int32())
             yield readable(table).append_column(PART, numbers)
 

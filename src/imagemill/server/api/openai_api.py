@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from imagemill.images import open_image
 from imagemill.models.base import Model
-from imagemill.server.files import FILES, Files
-from imagemill.server.guard import Guard
-from imagemill.server.hugging_face import hugging_face_routes
-from imagemill.server.options import ImageOptions, form_options, limited, read_options, requests_of, size_of
-from imagemill.server.problems import Problem, json_response, wrong
-from imagemill.server.served import Picture, Served, ServedModels, while_connected
+from imagemill.server.api.files import FILES, Files
+from imagemill.server.api.guard import Guard
+from imagemill.server.api.hugging_face import hugging_face_routes
+from imagemill.server.api.options import ImageOptions, form_options, limited, read_options, requests_of, size_of
+from imagemill.server.api.problems import Problem, json_response, wrong
+from imagemill.server.api.served import Picture, Served, ServedModels, while_connected
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from imagemill.records import Request as ImageRequest
-    from imagemill.server.batching import Made
+    from imagemill.server.api.batching import Made
 
 _MAX_FORM = 64 * 2**20
 """Bytes of a body with files."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imagemill.server.options import TextToImage, checked_size, read_options, requests_of
-from imagemill.server.served import ServedModels, while_connected
+from imagemill.server.api.options import TextToImage, checked_size, read_options, requests_of
+from imagemill.server.api.served import ServedModels, while_connected
 
 if TYPE_CHECKING:
     from starlette.requests import Request

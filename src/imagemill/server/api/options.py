@@ -13,7 +13,7 @@ from imagemill.errors import did_you_mean
 from imagemill.images import ImageFormat
 from imagemill.models.base import ModelInfo
 from imagemill.records import NO_SEED, SEED_LIMIT, Request, Size
-from imagemill.server.problems import Problem, wrong
+from imagemill.server.api.problems import Problem, wrong
 
 if TYPE_CHECKING:
     from starlette.requests import Request as HttpRequest

@@ -12,8 +12,8 @@ from imagemill.errors import ModelError, did_you_mean
 from imagemill.images import ImageFormat, decode, encode, format_of
 from imagemill.models.base import Model
 from imagemill.records import NO_SEED, Maker, Request
-from imagemill.server.batching import Batcher, Full, Made, Stopped
-from imagemill.server.problems import Problem, failed_request
+from imagemill.server.api.batching import Batcher, Full, Made, Stopped
+from imagemill.server.api.problems import Problem, failed_request
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

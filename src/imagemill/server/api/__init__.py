@@ -1,0 +1,1 @@
+"""Models of imagemill behind the APIs that image clients already speak."""

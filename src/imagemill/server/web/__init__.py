@@ -1,0 +1,1 @@
+"""The web app: prompts up, jobs queued, pictures curated."""

@@ -1,0 +1,1 @@
+"""The routes of the web app, a module for each subject."""
