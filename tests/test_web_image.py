@@ -131,6 +131,60 @@ def test_images_are_decided_by_keys_alone(browser_page: Page, web: Served, cats:
     page.wait_for_url(f"**/datasets/{cats}#place=3")
 
 
+_SLOW_FOR_ONE = """
+const real = window.fetch;
+window.fetch = async (url, options = {}) => {
+  if (options.method === "PATCH" && url.endsWith("/3-0")) await new Promise((done) => setTimeout(done, 500));
+  return real(url, options);
+};
+"""
+
+
+def test_decisions_arrive_in_the_order_in_which_they_were_made(browser_page: Page, web: Served, cats: str) -> None:
+    """Also of several images, since what is undone is what was decided last."""
+    browser_page.add_init_script(_SLOW_FOR_ONE)
+    page = browser_page
+    show(page, cats)
+    page.keyboard.press("k")
+    page.keyboard.press("ArrowRight")
+    page.locator("h1", has_text="prompt_4_image_0.png").wait_for()
+    page.keyboard.press("x")
+    page.wait_for_selector("[data-decision=reject][aria-pressed=true]")
+    page.keyboard.press("Control+z")
+    page.locator(".toast", has_text="Taken back").wait_for()
+    assert [decided(web, cats, image)["decision"] for image in ("3-0", "4-0")] == ["keep", ""]
+
+
+_FIRST_ANSWER_LATE = """
+const real = window.fetch;
+let held = false;
+window.fetch = async (url, options = {}) => {
+  const answer = await real(url, options);
+  if (!url.endsWith("/images/3-0") || options.method !== "GET" || held) return answer;
+  held = true;
+  await new Promise((done) => setTimeout(done, 700));
+  document.documentElement.dataset.late = "yes";
+  return answer;
+};
+"""
+
+
+def test_an_answer_that_comes_late_takes_nothing_back(browser_page: Page, web: Served, cats: str) -> None:
+    """What somebody else decides is asked for twice, and the first answer is the last to come."""
+    browser_page.add_init_script(_FIRST_ANSWER_LATE)
+    page = browser_page
+    show(page, cats)
+    for decision in ("reject", "keep"):
+        selection = {"images": ["3-0"]}
+        found = web.client.post(f"/api/datasets/{cats}/bulk", json={"selection": selection, "decision": decision})
+        assert found.status_code == 200
+        time.sleep(0.3)
+    page.wait_for_selector("html[data-late]")
+    page.wait_for_selector("[data-decision=keep][aria-pressed=true]")
+    page.wait_for_timeout(100)
+    assert page.locator("button[data-decision=keep]").get_attribute("aria-pressed") == "true"
+
+
 def test_the_order_is_that_of_the_view(browser_page: Page, cats: str) -> None:
     page = browser_page
     show(page, cats, "3-0", "?by=seed&where=topic+%3D%3D+%22t0%22")

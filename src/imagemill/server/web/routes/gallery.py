@@ -179,8 +179,8 @@ async def thumbnail(request: Request, web: Shared, dataset: DatasetId, image: Im
         wanted = web.thumbnails.want(picture.key, picture.path)
         try:
             content = await _unless_left(request, asyncio.wrap_future(wanted.future))
-        except (ValueError, OSError):
-            raise _unshown() from None
+        except (ValueError, OSError) as error:
+            raise _unshown(image, error) from None
         finally:
             web.thumbnails.leave(picture.key, wanted)
     if content is None:
@@ -198,8 +198,8 @@ def full(request: Request, web: Shared, dataset: DatasetId, image: ImageId, v: s
     try:
         with open_file(picture.path) as file:
             kind, state = format_of(file.read(16)), os.fstat(file.fileno())
-    except (ValueError, OSError):
-        raise _unshown() from None
+    except (ValueError, OSError) as error:
+        raise _unshown(image, error) from None
     return FileResponse(
         picture.path,
         media_type=f"image/{kind}",
@@ -233,7 +233,7 @@ def _found(web: Web, dataset: str, image: str) -> _Picture:
         if stat.S_ISREG(state.st_mode) and place.path.parent.resolve() == place.path.parent:
             own = f"{state.st_dev} {state.st_ino} {state.st_size} {state.st_mtime_ns} {place.sha256}"
             return _Picture(place.path, hashlib.sha256(own.encode()).hexdigest()[:32], place.sha256)
-    raise NotFound(f"the image {image} is not there any more", "reload the page")
+    raise _gone(image)
 
 
 def _place(web: Web, dataset: str, image: str) -> Place:
@@ -253,7 +253,14 @@ def _small(web: Web, dataset: str, image: str) -> tuple[_Picture, bytes | None]:
     return picture, web.thumbnails.kept(picture.key)
 
 
-def _unshown() -> NoPicture:
+def _gone(image: str) -> NotFound:
+    return NotFound(f"the image {image} is not there any more", "reload the page")
+
+
+def _unshown(image: str, error: Exception) -> UsageError:
+    """What is told of a file that could not be read: it may have gone since it was found."""
+    if isinstance(error, FileNotFoundError):
+        return _gone(image)
     return NoPicture("this file cannot be shown as a picture", "`imagemill verify` tells what is wrong")
 
 

@@ -4,6 +4,7 @@ import { api, tell, toast } from "./app.js";
 
 const grid = document.getElementById("grid");
 const url = `/api/datasets/${grid.getAttribute("dataset")}`;
+let last = Promise.resolve(); // of what was asked for, one after another: what is undone is what was decided last
 const PAST = { keep: "Kept", reject: "Rejected", "": "Undecided:" };
 
 /** "1 image", "1,234 images". */
@@ -18,7 +19,7 @@ export async function decide(change, subject = grid.subject) {
   const before = new Map();
   grid.update(ids, (row) => (before.set(row.id, { ...row }), shown(row, change)));
   try {
-    const found = await api("POST", `${url}/bulk`, { selection: subject, ...change });
+    const found = await post("bulk", { selection: subject, ...change });
     if (found.images) toast(said(change, found.images), { undo: () => undo(found.event.number) });
     else toast("Nothing to change: they are so already");
   } catch (error) {
@@ -26,6 +27,13 @@ export async function decide(change, subject = grid.subject) {
     grid.refresh();
     tell(error);
   }
+}
+
+/** Ask for something after all that was asked for before. */
+function post(what, body) {
+  const answer = last.catch(() => {}).then(() => api("POST", `${url}/${what}`, body));
+  last = answer;
+  return answer;
 }
 
 function shown(row, { add_tags: added = [], remove_tags: removed = [], ...others }) {
@@ -54,7 +62,7 @@ export async function redo() {
 
 async function step(which, nothing, body) {
   try {
-    const { event } = await api("POST", `${url}/${which}`, body);
+    const { event } = await post(which, body);
     toast(event ? `${event.what[0].toUpperCase()}${event.what.slice(1)}` : nothing);
   } catch (error) {
     if (error.status === 409) toast("Something else was decided since: see the history");

@@ -12,8 +12,10 @@ export class Clash extends Error {
   }
 }
 
-/** Changes of whatever image that this page has not sent yet. */
+/** Changes of whatever image that this page has not sent yet, and the last of them: they are sent one after another,
+ * so that what is undone is what was decided last. */
 let unsent = 0;
+let last = Promise.resolve();
 
 /** Say so before somebody leaves with them. */
 addEventListener("beforeunload", (event) => {
@@ -22,8 +24,8 @@ addEventListener("beforeunload", (event) => {
 
 /** Fires `change` when what is known has changed, `away` while the server does not answer, and `back` when it does again. */
 export class Edited extends EventTarget {
-  #last = Promise.resolve();
   #away = false;
+  #asked = 0; // questions and changes, of which later ones know better
 
   /** `state` is what the server tells: texts, own, decision, rating, tags, revision. */
   constructor(dataset, image, state) {
@@ -41,22 +43,26 @@ export class Edited extends EventTarget {
   change(change, seen = this.hoped) {
     this.waiting += 1;
     unsent += 1;
+    this.#asked += 1;
     this.hoped = after(this.hoped, change);
-    this.#last = this.#queued(this.#last, change, seen);
+    const sent = this.#queued(last, change, seen);
+    last = sent;
     this.#tell("change");
-    return this.#last;
+    return sent;
   }
 
-  /** Resolves when nothing is under way. */
+  /** Resolves when nothing is under way, of any image. */
   async settled() {
-    while (this.waiting) await this.#last.catch(() => {});
+    while (unsent) await last.catch(() => {});
   }
 
   /** Ask what others have decided since. */
   async refresh() {
-    if (this.waiting) return; // its answer tells
+    const asked = ++this.#asked;
+    while (this.waiting) await last.catch(() => {}); // its answer may be older than what others did
+    if (asked !== this.#asked) return;
     const found = await api("GET", this.url);
-    if (!this.waiting && found.revision !== this.state.revision) this.#take(found);
+    if (asked === this.#asked && found.revision !== this.state.revision) this.#take(found);
   }
 
   async #queued(before, change, seen) {
