@@ -64,7 +64,9 @@ def post(web: Served, job: int, action: str, body: Any = None, status: int = 200
 
 def test_a_job_runs_to_its_end_and_tells_how_far_it_is(web: Served, table: Path) -> None:
     job = generate(web.state.queue, table, web.folder / "made", "--latency=0.2", "--fail-text=picture 7")
-    assert until(lambda: web.state.queue.get(job).progress.newest)
+    shown = until(lambda: found if (found := web.state.queue.get(job).progress).newest else None)
+    # No image is shown before it is counted.
+    assert len(shown.newest) <= shown.done
     now = web.client.get(f"/api/jobs/{job}").json()
     assert (now["state"], now["total"], now["there"]) == ("running", ROWS, True)
     assert now["rate"] > 0
@@ -126,7 +128,35 @@ def test_what_failed_is_made_again(web: Served, table: Path) -> None:
     assert (first["chip"], first["color"], first["again"]) == ("done, 11 failed", "warn", False)
     assert ended(queue, again["id"]).progress.done == 11
     assert len(list((web.folder / "made").rglob("*.png"))) == ROWS
-    post(web, again["id"], "retry", status=400)
+    # The first one says what is true now, and offers no retry of nothing.
+    first = web.client.get(f"/api/jobs/{job}").json()
+    assert (first["chip"], first["done"], first["failed"], first["again"]) == ("done", ROWS, {}, False)
+    assert "11 of them failed at first, and were made since" in first["line"]
+    for each in (job, again["id"]):
+        post(web, each, "retry", status=400)
+
+
+def test_where_all_failed_at_first_a_retry_that_makes_them_is_told(web: Served, table: Path) -> None:
+    queue = web.state.queue
+    job = generate(queue, table, web.folder / "made", "--fail-text=picture", "--fail-attempts=1")
+    assert ended(queue, job).state == "failed"
+    again = post(web, job, "retry")["id"]
+    ended(queue, again)
+    first = until(lambda: found if (found := queue.get(job)).state == "done" else None)
+    assert (first.progress.done, first.progress.mended, first.message, first.again) == (ROWS, ROWS, "", False)
+
+
+def test_what_failed_before_a_job_was_cancelled_is_not_taken_for_made(web: Served, table: Path) -> None:
+    queue = web.state.queue
+    job = generate(queue, table, web.folder / "made", "--latency=1", "--fail-text=picture 1")
+    until(lambda: queue.get(job).progress.failed)
+    post(web, job, "cancel")
+    failed = ended(queue, job).progress.failed
+    assert failed
+    assert post(web, job, "retry")["id"] == job
+    done = ended(queue, job)
+    assert (done.state, done.progress.done, done.progress.failed) == ("done", 13, {"model_error": 11})
+    assert done.again
 
 
 def test_time_left_is_only_told_while_images_come() -> None:

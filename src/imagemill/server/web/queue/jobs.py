@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,8 @@ class Progress:
     """The last line of the log."""
     newest: tuple[str, ...] = ()
     """Ids of the images made last, the last one first."""
+    mended: int = 0
+    """How many of those that are done failed at first, and were made by other jobs."""
 
     def continued(self, told: Mapping[str, Any], keeps_failed: bool, now: float) -> Progress:
         """This progress of earlier runs and what the run that goes on tells; it only says what is left to it."""
@@ -153,10 +155,25 @@ class Job:
         return bool(self.dataset) and self.output is not None and is_dataset(self.output)
 
     @property
+    def leaves_failed(self) -> bool:
+        """Whether its command has ended and leaves what failed to another one, `retry`."""
+        return self.exit_code == 3 and self.arguments[0] in MAKING | {"retry"} and bool(self.progress.failed)
+
+    def mended(self, left: Mapping[str, int] | None) -> dict[str, Any]:
+        """What changes of it when of what failed only so much is `left`, by reason; None where nobody knows."""
+        progress = self.progress
+        if left is None or (made := sum(progress.failed.values()) - sum(left.values())) <= 0:
+            return {"state": self.state}
+        progress = replace(progress, done=progress.done + made, failed=dict(left), mended=progress.mended + made)
+        return {"state": "done", "message": "", "hint": "", "progress": progress}
+
+    @property
     def again(self) -> bool:
         """Whether there is something to try again."""
+        if self.retried:
+            return False
         return self.state in {"failed", "cancelled"} or (
-            self.state == "done" and bool(self.progress.failed) and not self.retried
+            self.state == "done" and bool(self.progress.failed) and self.there
         )
 
     @property
@@ -212,7 +229,9 @@ class Job:
             left = silent if progress.seconds_left is None else f"{duration(progress.seconds_left)} left"
             rate = f"{progress.rate:.1f} images/s" if progress.rate >= 0.1 else f"{60 * progress.rate:.1f} images/min"
             return f"{counted[0]} · {rate} · {left}"
-        return " · ".join([*counted, *([f"took {duration(self.seconds)}"] if self.seconds >= 1 else [])])
+        took = f"took {duration(self.seconds)}" if self.seconds >= 1 else ""
+        mended = f"{progress.mended:,} of them failed at first, and were made since" if progress.mended else ""
+        return " · ".join(filter(None, [*counted, took, mended]))
 
 
 def moment(seconds: float | None) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
+from imagemill.dataset import Dataset
+from imagemill.errors import ImagemillError
 from imagemill.server.web.queue.jobs import Progress, State
 
 INTERRUPTED = 130
@@ -22,7 +25,7 @@ def outcome(
     if exit_code == 0:
         return "done", "", ""
     if exit_code == 3 and (progress.done or not progress.failed):
-        return "done", "" if progress.failed else "not everything could be done", "retry, or see the log"
+        return "done", "" if progress.failed else "not everything could be done", "its log says more"
     if wanted == "cancelled" or (wanted and exit_code in {None, INTERRUPTED}):
         return cast("State", wanted), "", ""
     if exit_code is None:
@@ -31,3 +34,13 @@ def outcome(
         return "paused", "interrupted by another program", f"resume: {_GOES_ON}"
     message, hint = error()
     return ("paused" if exit_code == 4 else "failed"), message, hint
+
+
+def failed_in(output: Path) -> dict[str, int] | None:
+    """What a retry could make in a dataset, by the reason for which it failed; None where the dataset is gone."""
+    try:
+        failed = Dataset(output).counts().failed
+    except ImagemillError:
+        return None
+    # Those were made, and nothing draws them again.
+    return {reason: count for reason, count in failed.items() if reason != "not_accepted"}

@@ -18,7 +18,7 @@ from imagemill.errors import ImagemillError, LockedError, UsageError
 from imagemill.server.web.events import Events
 from imagemill.server.web.queue.jobs import MAKING, Job, Progress
 from imagemill.server.web.queue.newest import newest_images
-from imagemill.server.web.queue.outcomes import INTERRUPTED, outcome
+from imagemill.server.web.queue.outcomes import INTERRUPTED, failed_in, outcome
 from imagemill.server.web.queue.process import Process
 from imagemill.server.web.queue.table import Table
 from imagemill.server.web.workspace import Workspace
@@ -27,8 +27,8 @@ _EVERY = 0.25
 """Seconds between two looks at the jobs that run."""
 _NEWEST = 12
 """Images that are shown while a job runs."""
-_FILLING = MAKING | {"retry", "demo", "import", "select", "merge"}
-"""Commands that put images into their output."""
+_FILLING = MAKING | {"retry", "demo"}
+"""Commands that count the images which they put into their output."""
 _AGAIN = "Retry: "
 
 
@@ -164,7 +164,7 @@ class Queue:
             found = self._in(job, "retried", {"failed", "cancelled", "done"})
             if found.state == "done" and not found.progress.failed:
                 raise UsageError(f"nothing of “{found.title}” has failed", "see the images that it has made")
-            if found.exit_code == 3 and found.output and found.arguments[0] in MAKING | {"retry"}:
+            if found.leaves_failed:
                 arguments = ["retry", str(found.output)]
                 for other in self._table.active():
                     if other.arguments == arguments:
@@ -183,7 +183,8 @@ class Queue:
                 return self.get(again)
             with self._table.change():
                 self._table.to_end(found.id)
-                progress = replace(found.progress, failed={})
+                # Those that make images do not try again what failed, but go on with what is left.
+                progress = found.progress if found.arguments[0] in MAKING else replace(found.progress, failed={})
                 found = self._table.update(
                     found.id, state="queued", ended=None, exit_code=None, message="", hint="", progress=progress
                 )
@@ -300,7 +301,8 @@ class Queue:
         progress = replace(_progress(job, told), said=process.said(), newest=before.newest)
         if progress.done != before.done:
             if job.output and job.arguments[0] in _FILLING:
-                progress = replace(progress, newest=newest_images(job.output, _NEWEST))
+                # There may be more by now than have been counted: none is shown before it is.
+                progress = replace(progress, newest=newest_images(job.output, min(_NEWEST, progress.done)))
             if job.dataset:
                 self._events.publish("dataset", {"id": job.dataset, "images": progress.done})
         if job.output and job.id not in self._seen and is_dataset(job.output):
@@ -333,19 +335,24 @@ class Queue:
         for kept in (self._processes, self._progress):
             kept.pop(job.id, None)
         self._changed(ended)
-        if job.arguments[0] == "retry":
-            for other in self._table.all():
-                if other.output == job.output and other.progress.failed:
-                    self._publish(self._now(other))
+        if job.arguments[0] == "retry" and job.output:
+            self._mend(job.output)
         if job.dataset:
             self._events.publish("dataset", {"id": job.dataset, "images": progress.done})
         self._events.publish("datasets", {})
+
+    def _mend(self, output: Path) -> None:
+        """Count in the jobs that left what failed in a dataset to a retry how much of it has been made since."""
+        left = failed_in(output)
+        for job in self._table.all():
+            if job.output == output and job.leaves_failed:
+                self._publish(self._now(self._table.update(job.id, **job.mended(left))))
 
     def _now(self, job: Job, retried: Collection[str] | None = None) -> Job:
         """A job with what is known of it only here, or from other jobs: the datasets that are `_retried`."""
         if job.state == "running":
             return replace(job, progress=self._progress.get(job.id, job.progress))
-        if job.state == "done" and job.progress.failed:
+        if job.leaves_failed:
             return replace(job, retried=str(job.output) in (self._retried() if retried is None else retried))
         return job
 

@@ -203,20 +203,6 @@ document.addEventListener("click", (event) => {
   if (button) act(button.closest("[data-job]"), button.dataset.action);
 });
 
-/** Try an image once more that was not found: it may be too new, or have been removed. */
-function tryAgain({ target: image }) {
-  if (!image.closest?.(".newest")) return;
-  image.hidden = true;
-  if (image.dataset.again) return;
-  image.dataset.again = "yes";
-  setTimeout(() => {
-    image.hidden = false;
-    image.src = image.src;
-  }, 1500);
-}
-
-document.addEventListener("error", tryAgain, true);
-
 const where = "Executions";
 if (document.querySelector("ol[data-states]")) {
   keys.add({ key: "j", what: "Next execution", where, run: () => step(1) });
