@@ -1,14 +1,80 @@
-"""Who may ask: the host header, and requests that come from other web sites."""
+"""What stands before every route: who may ask, and one answer whatever goes wrong inside."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+
+
+class Refused(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        """Take the HTTP status and one sentence."""
+        super().__init__(message)
+        self.status = status
+
+
+class Guard(ABC):
+    """Stands before an application; kinds of it say who may ask, and how errors are told."""
+
+    def __init__(self, app: ASGIApp, secret: str, host: str) -> None:
+        """Take what those who ask must know, and the host that the server listens on."""
+        self._app = app
+        self._secret = secret.encode("utf-8", "surrogateescape")
+        self._host = host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on."""
+        from starlette.requests import ClientDisconnect
+
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answered = False
+
+        async def sent(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                answered = True
+                given = {name.lower() for name, _ in message["headers"]}
+                more = [(name.encode(), value.encode()) for name, value in self._headers(scope).items()]
+                message["headers"] = [*message["headers"], *(each for each in more if each[0] not in given)]
+            await send(message)
+
+        try:
+            await self._admit(scope, receive, sent)
+        except ClientDisconnect:
+            return
+        except Exception as error:  # noqa: BLE001 - a bug must not end the server, and its traceback is not the client's
+            if not isinstance(error, Refused):
+                said = " ".join(str(error).split())
+                where = f"{scope['method']} {scope['path']!a}"
+                print(f"error: {where}: {type(error).__name__}: {said}", file=sys.stderr, flush=True)
+            if not answered:
+                await self._answer(scope, error)(scope, receive, sent)
+
+    @abstractmethod
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on to the application; raises Refused for one that may not be made."""
+
+    @abstractmethod
+    def _answer(self, scope: Scope, error: Exception) -> ASGIApp:
+        """The answer to a request that was refused, or in which a bug showed."""
+
+    @abstractmethod
+    def _headers(self, scope: Scope) -> Mapping[str, str]:
+        """Of every answer that does not say otherwise."""
 
 
 def host_of(headers: Mapping[bytes, bytes]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from imagemill.images import open_image
 from imagemill.models.base import Model
 from imagemill.server.api.files import FILES, Files
-from imagemill.server.api.guard import Guard
+from imagemill.server.api.guard import ApiGuard
 from imagemill.server.api.hugging_face import hugging_face_routes
 from imagemill.server.api.options import ImageOptions, form_options, limited, read_options, requests_of, size_of
 from imagemill.server.api.problems import Problem, json_response, wrong
@@ -73,7 +73,7 @@ def application(
             Route(f"{FILES}{{name}}", api.file),
             *hugging_face_routes(served),
         ],
-        middleware=[Middleware(Guard, key=key, host=host)],
+        middleware=[Middleware(ApiGuard, secret=key, host=host)],
         exception_handlers={HTTPException: _as_problem},
     )
     app.router.redirect_slashes = False

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from imagemill.server.guard import Refused
+
 if TYPE_CHECKING:
     from starlette.responses import Response
 
@@ -20,7 +22,7 @@ _THE_CLIENTS = {
 """Failure reasons that lie in the request, with their codes."""
 
 
-class Problem(Exception):
+class Problem(Refused):
     """An answer that is an error."""
 
     def __init__(
@@ -32,8 +34,7 @@ class Problem(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Take the HTTP status, one sentence, OpenAI's code and the parameter that is wrong."""
-        super().__init__(message)
-        self.status = status
+        super().__init__(status, message)
         self.code = code
         self.param = param
         self.headers = headers

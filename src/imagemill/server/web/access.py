@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlencode
 
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imagemill.server.guard import host_of, is_foreign, is_ours
+from imagemill.server.guard import Guard, Refused, host_of, is_foreign, is_ours
 from imagemill.server.web.pages import coded
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
@@ -51,62 +51,41 @@ _HEADERS = {
 """Of every answer that does not say otherwise."""
 
 
-class Refused(Exception):
+class _Refused(Refused):
     """A request that is answered before any route."""
 
     def __init__(self, status: int, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.status = status
+        super().__init__(status, message)
         self.hint = hint
 
 
-class Access:
-    """Stands before the application."""
+class Access(Guard):
+    """Stands before every route of the web app; the secret is the token."""
 
-    def __init__(self, app: ASGIApp, token: str, host: str) -> None:
+    def __init__(self, app: ASGIApp, secret: str, host: str) -> None:
         """Take the token that browsers and scripts must know, and the host that the server listens on."""
-        self._app = app
-        self._token = token.encode("utf-8", "surrogateescape")
-        self._host = host
+        super().__init__(app, secret, host)
         self._wrong: deque[float] = deque(maxlen=_MOST_WRONG)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        answered = False
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = self._check(scope)
+        await (answer or self._app)(scope, self._limited(scope, receive), send)
 
-        async def sent(message: Message) -> None:
-            nonlocal answered
-            if message["type"] == "http.response.start":
-                answered = True
-                given = {name.lower() for name, _ in message["headers"]}
-                kept = {"cache-control": "no-cache"} if scope["path"].startswith("/static/") else {}
-                more = [(name.encode(), value.encode()) for name, value in {**_HEADERS, **kept}.items()]
-                message["headers"] = [*message["headers"], *(each for each in more if each[0] not in given)]
-            await send(message)
+    def _answer(self, scope: Scope, error: Exception) -> ASGIApp:
+        refused = error if isinstance(error, _Refused) else _Refused(500, "the server has a bug", "its log says more")
+        return _told(scope, refused.status, str(refused), refused.hint)
 
-        try:
-            answer = self._check(scope)
-            await (answer or self._app)(scope, self._limited(scope, receive), sent)
-        except Refused as refused:
-            if not answered:
-                await _answer(scope, refused.status, str(refused), refused.hint)(scope, receive, sent)
-        except Exception as error:  # noqa: BLE001 - a bug must not end the server, and its traceback is not the browser's
-            said = " ".join(str(error).split())
-            print(f"error: {scope['method']} {scope['path']!a}: {type(error).__name__}: {said}", file=sys.stderr)
-            if not answered:
-                await _answer(scope, 500, "the server has a bug", "its log says more")(scope, receive, sent)
+    def _headers(self, scope: Scope) -> Mapping[str, str]:
+        return {**_HEADERS, "cache-control": "no-cache"} if scope["path"].startswith("/static/") else _HEADERS
 
     def _check(self, scope: Scope) -> Response | None:
         """Refuse what may not ask; the answer to a link with the token, and to who comes from elsewhere."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         host = host_of(headers)
         if not is_ours(host, self._host):
-            raise Refused(400, f"this server is not `{host:.80}`", "use the address that it printed when it started")
+            raise _Refused(400, f"this server is not `{host:.80}`", "use the address that it printed when it started")
         if scope["method"] not in _SAFE and is_foreign(headers):
-            raise Refused(403, "a page of another site cannot do this", "open the page of this server")
+            raise _Refused(403, "a page of another site cannot do this", "open the page of this server")
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, errors="surrogateescape")
         for name, value in query:
             if name == "token" and scope["method"] in _SAFE:
@@ -121,22 +100,22 @@ class Access:
                 return HTMLResponse(
                     '<!doctype html><title>imagemill</title><meta http-equiv="refresh" content="0">', 401
                 )
-            raise Refused(401, "the token is missing", _LINK)
+            raise _Refused(401, "the token is missing", _LINK)
         return None
 
     def _compare(self, given: bytes, headers: dict[bytes, bytes]) -> None:
         now = time.monotonic()
         if len(self._wrong) == _MOST_WRONG and now - self._wrong[0] < _SECONDS:
-            raise Refused(429, "too many wrong tokens were given", "wait a minute; browsers that are logged in go on")
-        if not hmac.compare_digest(given, self._token):
+            raise _Refused(429, "too many wrong tokens were given", "wait a minute; browsers that are logged in go on")
+        if not hmac.compare_digest(given, self._secret):
             # Else any web page could keep others out.
             if headers.get(b"sec-fetch-site") != b"cross-site":
                 self._wrong.append(now)
-            raise Refused(401, "the token is wrong", _LINK)
+            raise _Refused(401, "the token is wrong", _LINK)
 
     def _proof(self) -> bytes:
         """What the cookie holds: it tells that the token was known, and not the token."""
-        return hmac.new(self._token, b"imagemill cookie", hashlib.sha256).hexdigest().encode()
+        return hmac.new(self._secret, b"imagemill cookie", hashlib.sha256).hexdigest().encode()
 
     def _welcome(self, scope: Scope, query: list[tuple[str, str]]) -> Response:
         path = scope["path"].replace("\\", "/")
@@ -151,7 +130,7 @@ class Access:
             return receive
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > _MOST_BYTES:
-            raise Refused(413, f"the request has {int(length):,} bytes", f"send at most {_MOST_BYTES:,}")
+            raise _Refused(413, f"the request has {int(length):,} bytes", f"send at most {_MOST_BYTES:,}")
         taken = 0
 
         async def limited() -> Message:
@@ -159,7 +138,7 @@ class Access:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > _MOST_BYTES:
-                raise Refused(413, f"the request has more than {_MOST_BYTES:,} bytes", "send less")
+                raise _Refused(413, f"the request has more than {_MOST_BYTES:,} bytes", "send less")
             return message
 
         return limited
@@ -176,7 +155,7 @@ def _cookie(headers: dict[bytes, bytes], name: str) -> bytes:
     return next((value for known, _, value in pairs if known == name.encode()), b"")
 
 
-def _answer(scope: Scope, status: int, message: str, hint: str) -> Response:
+def _told(scope: Scope, status: int, message: str, hint: str) -> Response:
     if scope["path"].startswith("/api/"):
         return JSONResponse({"error": message, "hint": hint}, status)
     if b"text/html" in dict(scope["headers"]).get(b"accept", b""):
