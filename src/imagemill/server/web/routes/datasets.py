@@ -24,29 +24,10 @@ _queueing = threading.Lock()
 _ORDERS = {"changed": "last changed", "name": "name", "images": "images"}
 
 
-class Listed(BaseModel):
-    """A dataset, as scripts see it."""
-
-    id: str
-    name: str
-    state: str
-    images: int
-    requests: int
-    failed: int
-    pending: int
-    operator: str
-    model: str
-    later: list[str]
-    changed: float
-    thumbnails: list[str]
-    job: int | None
-    problem: str
-
-
 class Datasets(BaseModel):
     """The datasets of the folder."""
 
-    datasets: list[Listed]
+    datasets: list[Summary]
 
 
 class Back(BaseModel):
@@ -110,7 +91,7 @@ def size(request: Request, dataset: DatasetId, web: Shared) -> Response:
 @router.get("/api/datasets")
 def datasets(web: Shared) -> Datasets:
     """The datasets of the folder, by name."""
-    return Datasets(datasets=[Listed.model_validate(each, from_attributes=True) for each in _listed(web)])
+    return Datasets(datasets=_listed(web))
 
 
 @router.post("/api/datasets/{dataset}/delete")
