@@ -244,7 +244,7 @@ def test_a_plan_is_what_the_command_line_says(web: Served, table: str) -> None:
     assert shown["headline"] == "6 images"
     assert dict(shown["facts"])["Prompts"] == "2 × 3"
     assert dict(shown["facts"])["Rejected"] == "1 row"
-    assert shown["prompts"] == ["a red circle --seed 3", "a blue star --seed 3"]
+    assert shown["prompts"] == [{"prompt": f"{text} --seed 3", "set": ""} for text in ("a red circle", "a blue star")]
     assert found["name"] == "two-prompts"
     assert found["own"]["width"] == 64
     assert "euler" in found["own"]["schedulers"]
@@ -253,8 +253,21 @@ def test_a_plan_is_what_the_command_line_says(web: Served, table: str) -> None:
 
 def test_typed_prompts_are_a_table_as_well(web: Served) -> None:
     found = planned(web, "generate", source="typed", prompts="a red circle\n\n“quoted”, with commas\n")
-    assert found["shown"]["prompts"] == ["a red circle", "“quoted”, with commas"]
+    assert [each["prompt"] for each in found["shown"]["prompts"]] == ["a red circle", "“quoted”, with commas"]
     assert planned(web, "generate", source="typed")["problems"] == {"_prompts": "Write a prompt a line"}
+
+
+def test_a_plan_shows_the_first_prompts_and_what_their_rows_set(web: Served) -> None:
+    lines = ["prompt,negative_prompt,width", *(f"picture {n},{'dull' * (n % 2)},{32 * (1 + n % 2)}" for n in range(30))]
+    upload = web.state.uploads.add_text("rows.csv", "\n".join(lines).encode())
+    assert web.state.uploads.wait(upload.id).state == "ready"
+    values = {"images_per_prompt": "2", "per_row": "yes", "model": "fake", "prompt_postfix": "in oil"}
+    unset = planned(web, "generate", source=f"upload:{upload.id}", values={**values, "per_row": "no"})["shown"]
+    assert "The columns `width` are kept but not used; “Per row” lets them set their row" in unset["notes"]
+    prompts = planned(web, "generate", source=f"upload:{upload.id}", values=values)["shown"]["prompts"]
+    assert len(prompts) == 20
+    assert prompts[0] == {"prompt": "picture 0 in oil", "set": "Width: 32"}
+    assert prompts[1] == {"prompt": "picture 1 in oil", "set": "Negative prompt: dull · Width: 64"}
 
 
 @pytest.mark.parametrize(
@@ -442,7 +455,7 @@ def test_one_instruction_may_hold_for_all_pictures(web: Served) -> None:
     values = {"template": "make the circle blue"}
     found = planned(web, "edit", source=source, values=values)
     assert (found["problems"], found["shown"]["headline"]) == ({}, "2 images")
-    assert found["shown"]["prompts"] == ["make the circle blue"]
+    assert found["shown"]["prompts"] == [{"prompt": "make the circle blue", "set": ""}]
     asked = {"source": source, "name": "edited", "values": {**values, "model": "fake"}}
     assert ended(web, web.client.post("/api/make/edit", json=asked).json()["job"]).state == "done"
     made = list(web.workspace.open(web.workspace.id_of(web.folder / "edited")))
@@ -536,7 +549,10 @@ def fill_by_hand(page: Any) -> None:
     assert page.locator(".wrong:visible").count() == 0
     page.keyboard.press("Tab")
     page.focus("#prompts")
-    page.keyboard.type("a red circle\na blue star")
+    page.keyboard.type("a red circle\na blue star\na cat\na dog")
+    page.get_by_text("1 more", exact=True).click()
+    page.wait_for_selector("li:visible:has-text('a dog')")
+    page.fill("#prompts", "a red circle\na blue star")
     page.wait_for_selector("text=2 images")
     assert page.get_attribute("#field-width", "placeholder") == "64"
     assert page.locator("#list-scheduler option[value=euler]").count() == 1

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 _CONTINUES = "The same command again continues after any interruption."
 _EXAMPLE_COUNT = 3
-"""Final prompts that a dry run shows."""
+"""Final prompts that a dry run prints."""
+_FIRST = 20
+"""Final prompts that it tells to programs."""
+_LOOKED_AT = 30_000
+"""Images among which they are looked for."""
 
 
 def generate(arguments: Sequence[str]) -> int:
@@ -109,10 +113,10 @@ def _make(
         terminal.say(prepared.info.note)
     terminal.say(_plan_line(prepared))
     if parsed.dry_run:
-        first = islice(_kept_requests(prepared), _EXAMPLE_COUNT * (len(prepared.plan) // len(prepared.plan.rows)))
-        prompts = list(dict.fromkeys(request.prompt for request in first))
+        first = _first_prompts(prepared)
+        prompts = list(dict.fromkeys(each["prompt"] for each in first))[:_EXAMPLE_COUNT]
         if prompts or parsed.json:
-            terminal.data(_plan_data(prepared, prompts), "\n".join(prompts))
+            terminal.data(_plan_data(prepared, first), "\n".join(prompts))
         return 0
     from imagemill.dataset import Dataset
 
@@ -192,7 +196,25 @@ def _kept_requests(prepared: Prepared) -> Iterator[Request]:
     return (each for each in prepared.plan.requests() if each.row not in rows and each.name not in names)
 
 
-def _plan_data(prepared: Prepared, prompts: list[str]) -> dict[str, Any]:
+def _first_prompts(prepared: Prepared) -> list[dict[str, Any]]:
+    """The first prompts as the model gets them, each with what rows or variations set for themselves."""
+    plan = prepared.plan
+    rows = plan.rows[:_FIRST]
+    overrides = [*(row.overrides for row in rows), *(variant.overrides for variant in plan.variants)]
+    names = {name for values in overrides for name in values} - {plan.sampling.count_name}
+    if any(row.negative_prompt for row in rows):
+        names.add("negative_prompt")
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for request in islice(_kept_requests(prepared), _LOOKED_AT):
+        if not request.original:
+            told = {"prompt": request.prompt, **{name: getattr(request, name) for name in sorted(names)}}
+            found.setdefault(tuple(told.values()), told)
+        if len(found) == _FIRST:
+            break
+    return list(found.values())
+
+
+def _plan_data(prepared: Prepared, first: list[dict[str, Any]]) -> dict[str, Any]:
     seconds, total = prepared.estimate()
     return {
         "prompts": len(prepared.plan.rows),
@@ -205,7 +227,7 @@ def _plan_data(prepared: Prepared, prompts: list[str]) -> dict[str, Any]:
         "seconds": seconds,
         "bytes": total,
         "rows_rejected": len(prepared.table.rejects),
-        "first_prompts": prompts,
+        "first_prompts": first,
     }
 
 

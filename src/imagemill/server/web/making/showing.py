@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from imagemill.server.web.making.forms import label_of
 from imagemill.server.web.making.jobs import Plan
 from imagemill.server.web.making.offered import MAKING
 from imagemill.terminal import duration, number, size
 
 Fact = tuple[str, str]
+_FLAG = re.compile("`--([a-z-]+)`")
 
 
 def shown_plan(operator: str, plan: Plan) -> dict[str, Any]:
@@ -17,9 +20,11 @@ def shown_plan(operator: str, plan: Plan) -> dict[str, Any]:
     data = plan.data or {}
     notes = [_note(line) for line in plan.said]
     if operator in MAKING:
-        facts = list(_of_images(operator, data))
-        return {"headline": number(data["pending"], "image"), "facts": facts, "prompts": data["first_prompts"]} | {
-            "notes": notes
+        return {
+            "headline": number(data["pending"], "image"),
+            "facts": list(_of_images(operator, data)),
+            "prompts": [_of_prompt(**told) for told in data["first_prompts"]],
+            "notes": notes,
         }
     headline, facts = {
         "caption": _of_captions,
@@ -34,8 +39,9 @@ def shown_plan(operator: str, plan: Plan) -> dict[str, Any]:
 
 
 def _note(line: str) -> str:
-    """What a command says, without flags that nobody gives here."""
-    return f"{line[:1].upper()}{line[1:]}".partition("; `--")[0]
+    """What a command says, with fields in place of flags."""
+    said = _FLAG.sub(lambda flag: f"“{label_of(flag[1].replace('-', '_'))}”", line)
+    return f"{said[:1].upper()}{said[1:]}"
 
 
 def _time(seconds: float) -> str:
@@ -57,6 +63,12 @@ def _of_images(operator: str, data: Mapping[str, Any]) -> Iterator[Fact]:
             yield label, f"{count:,}"
     if data["rows_rejected"]:
         yield "Rejected", number(data["rows_rejected"], "row")
+
+
+def _of_prompt(prompt: str, **told: Any) -> dict[str, str]:
+    """A final prompt, and what its row has set for itself."""
+    told = {name: value for name, value in told.items() if value != ""}
+    return {"prompt": prompt, "set": " · ".join(f"{label_of(name)}: {value}" for name, value in told.items())}
 
 
 def _of_captions(data: Mapping[str, Any]) -> tuple[str, list[Fact]]:

@@ -49,6 +49,12 @@ function showProblems(problems) {
   }
 }
 
+/** Final prompts, each with what its row has set for itself. */
+function listed(prompts) {
+  const item = ({ prompt, set }) => el("li", { dir: "auto" }, prompt, ...(set ? [el("small", {}, set)] : []));
+  return el("ol", { class: "plan-prompts" }, ...prompts.map(item));
+}
+
 function showPlan(shown) {
   const parts = [el("p", { class: "plan-headline" }, shown.headline)];
   const facts = el("dl", { class: "facts" });
@@ -56,7 +62,10 @@ function showPlan(shown) {
   parts.push(facts);
   if (shown.prompts.length) {
     parts.push(el("h3", {}, "First prompts"));
-    parts.push(el("ol", { class: "plan-prompts" }, ...shown.prompts.map((prompt) => el("li", { dir: "auto" }, prompt))));
+    parts.push(listed(shown.prompts.slice(0, 3)));
+    const more = shown.prompts.slice(3);
+    const open = Boolean(plan.querySelector("details")?.open);
+    if (more.length) parts.push(el("details", { open }, el("summary", {}, `${more.length} more`), listed(more)));
   }
   parts.push(...shown.notes.map((note) => el("p", { class: "soft" }, ...coded(note))));
   plan.replaceChildren(...parts);
