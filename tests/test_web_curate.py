@@ -7,6 +7,7 @@ import json
 import tarfile
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,17 @@ def view(web: Served, dataset: str, **query: Any) -> Any:
 
 def everything(web: Served, dataset: str, *left_out: str) -> dict[str, Any]:
     return {"view": view(web, dataset)["view"], "except": list(left_out)}
+
+
+def test_a_name_is_given_once_whoever_asks_for_it(web: Served, dataset: str) -> None:
+    form = {"source": "typed", "prompts": "a cat", "values": {"model": "fake"}}
+    assert web.client.post("/api/make/generate/plan", json=form).status_code == 200
+    with ThreadPoolExecutor() as pool:
+        for number in range(5):
+            made = pool.submit(web.client.post, "/api/make/generate", json={**form, "name": f"same-{number}"})
+            time.sleep(number / 50)
+            saved = web.client.post(f"/api/datasets/{dataset}/save-as", json={"name": f"same-{number}"})
+            assert sorted([made.result().status_code == 200, saved.status_code == 200]) == [False, True]
 
 
 def test_all_of_a_view_but_some_are_decided_as_one_event(web: Served, dataset: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from collections.abc import Sequence
 from itertools import count
@@ -24,10 +23,7 @@ from imagemill.server.web.workspace import Entry, NotFound
 if TYPE_CHECKING:
     from imagemill.server.web.queue import Job
 
-_ENDED = {"done", "failed", "cancelled"}
 _AN_HOUR = 3600.0
-_QUEUEING = threading.RLock()
-"""Held from looking whether a name is free until the job that takes it is queued."""
 
 
 def rejected_of(web: Web, entry: Entry, images: Sequence[str] | None) -> int:
@@ -48,15 +44,15 @@ def save_as(
             raise UsageError(
                 "nothing would be left: all of these images are rejected", "keep some, or choose other images"
             )
-    with _QUEUEING:
-        output = _new_folder(web, name)
+    with web.queueing:
+        output = web.new_folder(name)
         arguments = ["select", str(entry.folder), f"--output={output}", "--edits"]
         arguments += ["--keep-rejected"] if keep_rejected else []
         arguments += [] if images is None else [f"--names={_names_file(web, images)}"]
         title = f"{entry.name} → {output.name}"
         settings = _settings("select", entry, edits=True, **({"keep_rejected": True} if keep_rejected else {}))
         job = web.queue.add("select", title, arguments, output=output, source=entry.id, settings=settings, device=DISK)
-    return int(job), output
+    return job, output
 
 
 def export(
@@ -76,11 +72,11 @@ def export(
     edited = bool(web.edits(entry.id).state().pending) or (not keep_rejected and rejected_of(web, entry, None) > 0)
     jobs = []
     folder = entry.folder
-    with _QUEUEING:
+    with web.queueing:
         if images is None and not edited:
-            output = _new_folder(web, name)
+            output = web.new_folder(name)
         else:
-            output = _new_folder(web, f"{name.strip()}-{layout}")
+            output = web.new_folder(f"{name.strip()}-{layout}")
             job, folder = save_as(web, entry, name, images, keep_rejected)
             jobs.append(job)
         source = web.workspace.id_of(folder)
@@ -119,8 +115,7 @@ def apply(web: Web, entry: Entry, undo: bool) -> int:
         # By its number, so that a job that is run again takes nothing else back.
         arguments.append(f"--undo={batch.number}")
     title = f"{'Undo what was applied to' if undo else 'Apply edits to'} {entry.name}"
-    job = web.queue.add("apply", title, arguments, output=entry.folder, source=entry.id, settings={}, device=DISK)
-    return int(job)
+    return web.queue.add("apply", title, arguments, output=entry.folder, source=entry.id, device=DISK)
 
 
 def exported(web: Web, entry: Entry) -> list[dict[str, Any]]:
@@ -156,14 +151,6 @@ def _exported(web: Web, job: Job) -> Path | None:
     if job.state != "done" or not folder or folder.parent != web.workspace.folder or folder.is_symlink():
         return None
     return folder if (folder / MARK).is_file() else None
-
-
-def _new_folder(web: Web, name: str) -> Path:
-    """Where a new dataset is put; raises UsageError when a job that waits will write there."""
-    folder = web.workspace.new_folder(name)
-    if any(job.output == folder and job.state not in _ENDED for job in web.queue.jobs()):
-        raise UsageError(f"a job that has not ended makes `{folder.name}` already", "choose another name")
-    return folder
 
 
 def _names_file(web: Web, images: Sequence[str]) -> Path:

@@ -52,6 +52,7 @@ _PLACES = {"dataset", "output", "source"}
 _READ = 10.0
 """Seconds in which an upload that has just come may be read."""
 _queueing = threading.Lock()
+"""Held while a form is looked at, so that the same one sent again finds its job."""
 
 
 class StillRead(UsageError):
@@ -203,17 +204,13 @@ def suggested_name(web: Web, form: Form, source: Source) -> str:
     stem = re.sub(r"[^a-z0-9.]+", "-", stem).strip("-.")[:60] or "dataset"
     made = form.values.get("layout") or form.fields["layout"].choices[0][0] if form.operator == "export" else ""
     name = "-".join(part for part in (stem, made or _MADE.get(form.operator, "")) if part)
-    taken = _names_taken(web)
+    promised = web.promised()
     number = 1
-    while (shown := name if number == 1 else f"{name}-{number}") in taken or (web.workspace.folder / shown).exists():
+    while (
+        folder := web.workspace.folder / (name if number == 1 else f"{name}-{number}")
+    ) in promised or folder.exists():
         number += 1
-    return shown
-
-
-def _names_taken(web: Web) -> set[str]:
-    """The names of what waiting jobs will make."""
-    jobs = web.queue.jobs() if web.queue else []
-    return {Path(job.output).name for job in jobs if job.output and job.state in {"queued", "running", "paused"}}
+    return folder.name
 
 
 def plan(web: Web, form: Form, source: Source, prompts: str, key: str = "") -> Plan:
@@ -272,15 +269,13 @@ def queue(web: Web, operator: str, asked: Asked) -> int:
         if asked.key:
             for job in web.queue.jobs():
                 if job.kind == operator and job.settings.get("key") == asked.key:
-                    return int(job.id)
+                    return job.id
         source = source_of(web, operator, asked.source)
         form = filled(web, operator, source, asked.posted())
         problems = dict(form.problems)
-        output = None
-        if writes_new(operator, source):
+        new = writes_new(operator, source)
+        if new:
             problems |= problems_of_name(web, asked.name)
-            if "_name" not in problems:
-                output = _place(web, asked.name or suggested_name(web, form, source))
         try:
             if not problems:
                 plan(web, form, source, asked.prompts)
@@ -291,14 +286,15 @@ def queue(web: Web, operator: str, asked: Asked) -> int:
             pass
         if problems:
             raise Wrong(problems)
-        shown = output.name if output else source.name
-        if source.kind == TYPED:
-            # From now on it is a table like any other.
-            upload = web.uploads.add_text(f"{shown}.txt", asked.prompts.encode(errors="replace"))
-            source = replace(source, value=f"upload:{upload.id}", path=upload.path, id=upload.id)
-        path = source.path or Path()
-        return int(
-            web.queue.add(
+        with web.queueing:
+            output = web.new_folder(asked.name or suggested_name(web, form, source)) if new else None
+            shown = output.name if output else source.name
+            if source.kind == TYPED:
+                # From now on it is a table like any other.
+                upload = web.uploads.add_text(f"{shown}.txt", asked.prompts.encode(errors="replace"))
+                source = replace(source, value=f"upload:{upload.id}", path=upload.path, id=upload.id)
+            path = source.path or Path()
+            return web.queue.add(
                 operator,
                 f"{label_of(operator)} {shown}",
                 arguments_of(form, path, output),
@@ -307,25 +303,16 @@ def queue(web: Web, operator: str, asked: Asked) -> int:
                 settings={"operator": operator, "source": source.value, "values": form.values, "key": asked.key},
                 device=_device(web, form),
             )
-        )
 
 
 def problems_of_name(web: Web, name: str) -> dict[str, str]:
     """What is wrong of the name of something new; none is chosen for whoever writes none."""
     try:
         if name:
-            _place(web, name)
+            web.new_folder(name)
     except UsageError as error:
         return {"_name": f"{error.message[:1].upper()}{error.message[1:]}: {error.hint}"}
     return {}
-
-
-def _place(web: Web, name: str) -> Path:
-    """The folder of something new; raises UsageError when its name is taken or promised."""
-    folder: Path = web.workspace.new_folder(name)
-    if folder.name in _names_taken(web):
-        raise UsageError(f"a job that waits makes `{name}`", "choose another name")
-    return folder
 
 
 def _device(web: Web, form: Form) -> str:

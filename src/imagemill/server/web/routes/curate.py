@@ -17,11 +17,9 @@ from imagemill.server.web.curating import jobs
 from imagemill.server.web.curating.downloads import zip_length, zip_stream
 from imagemill.server.web.curating.replacing import Replacement, check_column, differences, texts_of
 from imagemill.server.web.gallery import Selection
-from imagemill.server.web.state import Shared
+from imagemill.server.web.state import DatasetId, Shared
 
 router = APIRouter()
-
-DatasetId = Annotated[str, Path(pattern=r"^[0-9a-f]{12}$")]
 _PREVIEWED = 20
 """Texts that a preview shows."""
 _MOST_TAGS = 1_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request
@@ -12,15 +11,13 @@ from pydantic import BaseModel
 from imagemill.errors import LockedError, UsageError
 from imagemill.server.web.pages import page
 from imagemill.server.web.routes.uploads import Gone
-from imagemill.server.web.state import Shared, Web
+from imagemill.server.web.state import DatasetId, Shared, Web
 from imagemill.server.web.summaries import Summary, ago, bytes_of, summary_of, uses
-from imagemill.server.web.uploads import ACCEPTED, Item
+from imagemill.server.web.uploads import ACCEPTED
 
 router = APIRouter()
-DatasetId = Annotated[str, Path(pattern="^[0-9a-f]{12}$")]
 ItemId = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
 Order = Literal["changed", "name", "images"]
-_queueing = threading.Lock()
 _ORDERS = {"changed": "last changed", "name": "name", "images": "images"}
 
 
@@ -111,7 +108,7 @@ def delete(dataset: DatasetId, web: Shared) -> Gone:
 @router.post("/api/trash/{item}/restore")
 def restore(item: ItemId, web: Shared) -> Back:
     """Bring something back to where it was."""
-    found: Item = web.trash.restore(item)
+    found = web.trash.restore(item)
     _changed(web)
     place = web.workspace.folder / found.place
     known = web.workspace.id_of(place) if found.kind == "dataset" else place.name
@@ -121,7 +118,7 @@ def restore(item: ItemId, web: Shared) -> Back:
 @router.post("/api/trash/{item}/delete")
 def remove(item: ItemId, web: Shared) -> Gone:
     """Delete something for good."""
-    found: Item = web.trash.remove(item)
+    found = web.trash.remove(item)
     _changed(web)
     return Gone(item=found.id, name=found.name)
 
@@ -130,18 +127,14 @@ def remove(item: ItemId, web: Shared) -> Gone:
 def demo(web: Shared) -> Queued:
     """Queue a job that makes 24 images with the built-in model."""
     names = ["demo", *(f"demo-{number}" for number in range(2, 1_000))]
-    with _queueing:
-        folder = next((web.workspace.folder / name for name in names if _is_free(web, name)), None)
+    with web.queueing:
+        promised = web.promised()
+        folders = (web.workspace.folder / name for name in names)
+        folder = next((each for each in folders if each not in promised and not each.exists()), None)
         if folder is None:
             raise UsageError("there are many demos", "delete some")
         job = web.queue.add("demo", f"{folder.name}: 24 images", ["demo", f"--output={folder}"], output=folder)
     return Queued(job=job)
-
-
-def _is_free(web: Web, name: str) -> bool:
-    """Whether nothing has this name, nor will have when a queued job begins."""
-    folder = web.workspace.folder / name
-    return not folder.exists() and all(job.over or job.output != folder for job in web.queue.jobs())
 
 
 def _listed(web: Web) -> list[Summary]:

@@ -24,12 +24,11 @@ from imagemill.server.web.gallery.snapshots import Place
 from imagemill.server.web.gallery.thumbnails import PICTURE_HEADERS, open_file
 from imagemill.server.web.gallery.views import VERSION, Asked, View
 from imagemill.server.web.image import locate
-from imagemill.server.web.state import Shared, Web
+from imagemill.server.web.state import DatasetId, Shared, Web
 from imagemill.server.web.workspace import IMAGE_ID, NotFound
 
 router = APIRouter()
 
-DatasetId = Annotated[str, InPath(pattern=r"^[0-9a-f]{12}$")]
 ViewId = Annotated[str, InPath(pattern=r"^[0-9a-f]{16}$")]
 ImageId = Annotated[str, InPath(pattern=IMAGE_ID)]
 Start = Annotated[int, Query(ge=0, le=2**32)]
