@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -75,7 +77,97 @@ def test_what_is_no_dataset_or_lies_elsewhere_is_not_listed(listed: Any, shapes:
     shutil.copytree(shapes, damaged)
     (damaged / "job.toml").write_text("= not toml")
     assert datasets(listed)["damaged"]["state"] == "unreadable"
-    assert "cannot be read" in listed.client.get("/datasets").text
+    assert "cannot be opened" in listed.client.get("/datasets").text
+
+
+DAMAGED = {
+    "binary": (b"^", b"\xff\xfe\x00"),
+    "cut": (rb"\[steps(.|\n)*", b"[st"),
+    "empty": (rb"(.|\n)*", b""),
+    "a format to come": (b"format = 1", b"format = 2"),
+    "no steps": (rb"\[\[steps(.|\n)*(?=\[plan\])", b""),
+    "steps that are none": (rb"\[input\](.|\n)*(?=\[plan\])", b"steps = [3]\n"),
+    "a step that does nothing": (b'operator = "generate"', b"operator = 3"),
+    "requests that are no number": (b"requests = .*", b'requests = "x"'),
+    "columns that are none": (b'model = "fake"', b'model = "fake"\ncolumns = 7'),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_dataset_is_told_and_can_be_deleted(listed: Any, shapes: Path, kind: str) -> None:
+    folder = listed.folder / "damaged"
+    shutil.copytree(shapes, folder)
+    found, instead = DAMAGED[kind]
+    content = (folder / "job.toml").read_bytes()
+    (folder / "job.toml").write_bytes(re.sub(found, instead, content, count=1))
+    one = datasets(listed)["damaged"]
+    assert len(datasets(listed)) == 3
+    assert (one["state"], one["problem"][:11]) == ("unreadable", "`job.toml` ")
+    problem = one["problem"].replace("`", "")
+    assert problem in said(listed.client.get(f"/datasets/{one['id']}/card"))
+    for path in every_page(one["id"]):
+        answer = listed.client.get(path)
+        assert answer.status_code == 400, path
+        assert f"damaged/{problem}" in said(answer), path
+    decided = {"selection": {"images": ["0-0"]}, "decision": "keep"}
+    for path, body in (("bulk", decided), ("save-as", {"name": "x"}), ("export", {"name": "x", "layout": "parquet"})):
+        assert listed.client.post(f"/api/datasets/{one['id']}/{path}", json=body).status_code == 400, path
+    assert not listed.state.queue.jobs()
+    item = listed.client.post(f"/api/datasets/{one['id']}/delete").json()["item"]
+    assert len(datasets(listed)) == 2
+    assert listed.client.post(f"/api/trash/{item}/restore").json()["id"] == one["id"]
+    (folder / "job.toml").write_bytes(content)
+    assert listed.client.get(f"/datasets/{one['id']}").status_code == 200
+
+
+@pytest.mark.parametrize("inner", ["job.toml", ".imagemill", "images", ".imagemill/edits.jsonl", "images/part-000001"])
+def test_no_link_inside_of_a_dataset_is_followed(listed: Any, shapes: Path, tmp_path: Path, inner: str) -> None:
+    outside, folder = tmp_path / "outside", listed.folder / "linked"
+    shutil.copytree(shapes, folder)
+    shutil.copytree(shapes, outside)
+    (outside / ".imagemill/edits.jsonl").touch()
+    if (folder / inner).is_dir():
+        shutil.rmtree(folder / inner)
+    (folder / inner).unlink(missing_ok=True)
+    (folder / inner).symlink_to(outside / inner)
+    before = tree(outside)
+    one = datasets(listed)["linked"]
+    assert (one["state"], one["thumbnails"]) == ("unreadable", [])
+    assert one["problem"].startswith(f"`{inner}` is a link")
+    for path in every_page(one["id"]):
+        answer = listed.client.get(path)
+        assert answer.status_code == 400, path
+        assert f"linked/{inner} is a link" in said(answer), path
+        assert "red circle" not in answer.text, path
+    decided = {"selection": {"images": ["0-0"]}, "decision": "keep"}
+    assert listed.client.post(f"/api/datasets/{one['id']}/bulk", json=decided).status_code == 400
+    listed.client.post(f"/api/datasets/{one['id']}/delete").raise_for_status()
+    assert len(datasets(listed)) == 2
+    assert tree(outside) == before
+
+
+def said(answer: Any) -> str:
+    """The words of a page, or of what scripts read."""
+    return html.unescape(re.sub(r"<[^>]+>|[`\\]", "", answer.text))
+
+
+def every_page(dataset: str) -> list[str]:
+    """What shows something of a dataset."""
+    return [
+        f"/datasets/{dataset}",
+        f"/datasets/{dataset}/images/0-0",
+        f"/datasets/{dataset}/images/0-0/file",
+        f"/datasets/{dataset}/compare?images=0-0,1-0",
+        f"/images/{dataset}/0-0/thumbnail",
+        f"/images/{dataset}/0-0/full",
+        f"/api/datasets/{dataset}/view",
+        f"/api/datasets/{dataset}/columns",
+        f"/api/datasets/{dataset}/images/0-0",
+        f"/api/datasets/{dataset}/history",
+        f"/api/datasets/{dataset}/curation",
+        f"/api/datasets/{dataset}/similar/0-0",
+        f"/api/datasets/{dataset}/duplicates",
+    ]
 
 
 def test_what_the_gallery_blurs_is_not_among_the_images_of_the_list(listed: Any) -> None:

@@ -29,6 +29,7 @@ from imagemill.dataset.files import (
 from imagemill.dataset.lock import locked, writer_of
 from imagemill.dataset.manifest import MARK
 from imagemill.dataset.removal import REMOVED, count_removed, finish_removal, removed_images, removed_rows
+from imagemill.dataset.shape import wrong_in
 from imagemill.dataset.sources import Sources
 from imagemill.errors import UsageError
 from imagemill.plan import PART_SIZE
@@ -285,15 +286,20 @@ class Dataset:
     @property
     def job(self) -> dict[str, Any]:
         """What made the dataset: every parameter, the concrete seed, the model's revision."""
+        whole = "put a copy of it back; `imagemill verify` then tells whether the rest is whole"
         try:
             job = tomllib.loads(self.job_file.read_bytes().decode())
+        except PermissionError as error:
+            raise UsageError(f"`{self.job_file}` cannot be read: {error.strerror}", "check the permissions") from None
         except ValueError as error:
-            raise UsageError(f"`{self.job_file}` cannot be read: {error}", "is it imagemill's?") from None
-        if job.get("format") != FORMAT:
+            raise UsageError(f"`{self.job_file}` is damaged: {error}", whole) from None
+        if job.get("format", FORMAT) != FORMAT:
             raise UsageError(
-                f"`{self.folder}` has format {job.get('format')}, this imagemill knows {FORMAT}",
+                f"`{self.job_file}` has format {job['format']!r}, this imagemill knows {FORMAT}",
                 "install a newer imagemill",
             )
+        if wrong := wrong_in(job):
+            raise UsageError(f"`{self.job_file}` is damaged: {wrong}", whole)
         return job
 
     @cached_property

@@ -18,7 +18,7 @@ from imagemill.dataset import Dataset
 from imagemill.errors import ImagemillError
 from imagemill.server.web.gallery import is_unsafe, thumbnail_url
 from imagemill.server.web.queue import Job
-from imagemill.server.web.workspace import Entry
+from imagemill.server.web.workspace import Entry, check
 from imagemill.terminal import number
 
 _THUMBNAILS = 4
@@ -96,8 +96,8 @@ def _summary(entry: Entry) -> Summary:
         return replace(before[2], id=entry.id, name=entry.name)
     try:
         found = _looked(entry, max(when for when, _ in stamp) / 1e9)
-    except (ImagemillError, KeyError, TypeError, IndexError) as error:
-        said = error.message if isinstance(error, ImagemillError) else "its job.toml is damaged"
+    except (ImagemillError, OSError, KeyError, TypeError, IndexError) as error:
+        said = error.message if isinstance(error, ImagemillError) else "its files are damaged: `imagemill verify` tells"
         said = said.replace(f"{entry.folder}/", "")
         found = Summary(entry.id, entry.name, 0, 0, 0, 0, "", "", (), 0.0, (), None, "unreadable", problem=said)
     with _lock:
@@ -130,6 +130,7 @@ def _mark(path: Path) -> tuple[int, int]:
 
 
 def _looked(entry: Entry, changed: float) -> Summary:
+    check(entry.folder)
     dataset = Dataset(entry.folder)
     steps = dataset.job["steps"]
     counts = dataset.counts()

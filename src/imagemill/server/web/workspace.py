@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -25,8 +26,11 @@ _DEPTH = 3
 _NAME = re.compile(r"[^\W_][\w .-]{0,79}")
 _BYTES = 200
 """Of a name; file systems take 255, and some of what is written needs a longer one."""
+_STAMPED = ("job.toml", ".imagemill", "images")
 IMAGE_ID = r"^(0|[1-9][0-9]{0,9})-(0|[1-9][0-9]{0,9})$"
 """Row and number of an image, as in the name of its file."""
+
+_Stamp = tuple[tuple[int, int, int], ...]
 
 
 class NotFound(UsageError):
@@ -55,6 +59,8 @@ class Workspace:
         self.state = self.folder / STATE
         self.state.mkdir(parents=True, exist_ok=True)
         self._entries: dict[str, Entry] = {}
+        self._checked: dict[str, _Stamp] = {}
+        """How datasets were when nothing kept them from being opened."""
         self._indexes: dict[str, Index] = {}
         self._lock = threading.Lock()
 
@@ -69,7 +75,16 @@ class Workspace:
         return sorted(found, key=lambda entry: entry.name.casefold())
 
     def find(self, dataset: str) -> Entry:
-        """A dataset by its id; raises NotFound."""
+        """A dataset by its id, which may be opened; raises NotFound, and UsageError for one that may not."""
+        entry = self.entry(dataset)
+        stamp = _stamp(entry.folder)
+        if self._checked.get(entry.id) != stamp:
+            check(entry.folder)
+            self._checked[entry.id] = stamp
+        return entry
+
+    def entry(self, dataset: str) -> Entry:
+        """A dataset by its id, whatever its state; raises NotFound."""
         entry = self._entries.get(dataset)
         if not entry or not is_dataset(entry.folder):
             self.datasets()
@@ -106,6 +121,7 @@ class Workspace:
         with self._lock:
             self._indexes.pop(dataset, None)
         self._entries.pop(dataset, None)
+        self._checked.pop(dataset, None)
 
     def new_folder(self, name: str) -> Path:
         """Where a new dataset of this name is put; raises UsageError for a name that is taken or cannot be used."""
@@ -132,6 +148,42 @@ class Workspace:
             for entry in inner:
                 if not entry.name.startswith(".") and _is_text(entry.name):
                     yield from self._walk(Path(entry.path), depth + 1)
+
+
+def check(folder: Path) -> None:
+    """Raise UsageError for a dataset that cannot be opened: its `job.toml` is damaged, or a link leads out of it."""
+    if link := link_in(folder):
+        raise UsageError(
+            f"`{folder / link}` is a link, which may lead out of the folder that is served",
+            "put what it leads to in its place",
+        )
+    _ = Dataset(folder).job
+
+
+def link_in(folder: Path) -> str:
+    """The first link among the files and folders that make a dataset; pictures are looked at when they are opened."""
+    return next((str(path.relative_to(folder)) for path in _own_files(folder) if path.is_symlink()), "")
+
+
+def _own_files(folder: Path) -> Iterator[Path]:
+    """What of a dataset is read as it is, each folder before what lies in it."""
+    yield from (folder / name for name in _STAMPED)
+    with suppress(FileNotFoundError):
+        for part in (folder / "images").iterdir():
+            yield from (part, part / "metadata.jsonl")
+    for place, folders, files in os.walk(folder / ".imagemill"):
+        # There may be as many as images, and no page opens them.
+        folders[:] = [name for name in folders if name != "sources"]
+        yield from (Path(place, name) for name in (*folders, *files))
+
+
+def _stamp(folder: Path) -> _Stamp:
+    """What changes when a dataset has other files."""
+    states = []
+    for name in _STAMPED:
+        with suppress(FileNotFoundError):
+            states.append(os.lstat(folder / name))
+    return tuple((state.st_ino, state.st_mtime_ns, state.st_size) for state in states)
 
 
 def _is_text(name: str) -> bool:

@@ -75,14 +75,14 @@ def show(
 @router.get("/datasets/{dataset}/card", include_in_schema=False)
 def card(request: Request, dataset: DatasetId, web: Shared) -> Response:
     """One dataset of the list, as it is now."""
-    found = summary_of(web.workspace.find(dataset), web.queue.jobs())
+    found = summary_of(web.workspace.entry(dataset), web.queue.jobs())
     return page(request, "_dataset.html", section="", dataset=found, ago=ago)
 
 
 @router.get("/datasets/{dataset}/size", include_in_schema=False)
 def size(request: Request, dataset: DatasetId, web: Shared) -> Response:
     """How many bytes it has; that takes a moment where there are many files."""
-    return page(request, "_size.html", section="", bytes=bytes_of(web.workspace.find(dataset).folder))
+    return page(request, "_size.html", section="", bytes=bytes_of(web.workspace.entry(dataset).folder))
 
 
 @router.get("/api/datasets")
@@ -94,7 +94,7 @@ def datasets(web: Shared) -> Datasets:
 @router.post("/api/datasets/{dataset}/delete")
 def delete(dataset: DatasetId, web: Shared) -> Gone:
     """Put a dataset into the trash; not while a job or another process writes it."""
-    entry = web.workspace.find(dataset)
+    entry = web.workspace.entry(dataset)
     if any(uses(job, entry) for job in web.queue.jobs()):
         raise LockedError(f"a job uses `{entry.name}`", "cancel the job, or wait until it has ended")
     found = summary_of(entry, ())

@@ -147,7 +147,7 @@ def _facts(job: Job) -> dict[str, str]:
 def _source(web: Shared, job: Job) -> tuple[str, str]:
     """Where a job takes from: an address, and its name."""
     if any(entry.id == job.source for entry in web.workspace.datasets()):
-        return f"/datasets/{job.source}", web.workspace.find(job.source).name
+        return f"/datasets/{job.source}", web.workspace.entry(job.source).name
     if any(upload.id == job.source for upload in web.uploads.list()):
         return f"/uploads/{job.source}", web.uploads.find(job.source).name
     return "", "—"
