@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from imagemill.component import component_names, find_component
+from imagemill.terminal import size
 from tests.web_server import Served, opened, served
 
 pytest.importorskip("fastapi", reason="the web app needs the extra `serve`")
@@ -271,21 +272,26 @@ def test_a_plan_shows_the_first_prompts_and_what_their_rows_set(web: Served) -> 
 
 
 @pytest.mark.parametrize(
-    ("operator", "values", "headline"),
+    ("operator", "values", "headline", "fact"),
     [
-        ("caption", {}, "4 images without a text"),
-        ("score", {"scorers": ["hashes", "quality"]}, "4 images"),
-        ("select", {"top": "1", "per": "prompt", "by": "seed"}, "2 of 4 images kept"),
-        ("select", {"where": 'prompt contains "star"'}, "2 of 4 images kept"),
-        ("export", {"layout": "parquet"}, "4 images"),
-        ("augment", {"keep_original": "no", "images_per_sample": "3"}, "12 images"),
+        ("caption", {}, "4 images without a text", "unknown before it runs"),
+        ("score", {"scorers": ["hashes", "quality"]}, "4 images", "4 to score: pixels_sha256, perceptual_hash"),
+        ("select", {"top": "1", "per": "prompt", "by": "seed"}, "2 of 4 images kept", "2"),
+        ("select", {"where": 'prompt contains "star"'}, "2 of 4 images kept", "next to nothing: files are hard links"),
+        ("export", {"layout": "parquet"}, "4 images", "about BYTES"),
+        ("export", {"layout": "parquet", "where": 'prompt contains "star"'}, "2 images", "about HALF"),
+        ("export", {"layout": "parquet", "image_format": "jpeg"}, "4 images", "unknown"),
+        ("augment", {"keep_original": "no", "images_per_sample": "3"}, "12 images", "4 × 3"),
     ],
 )
-def test_every_operator_has_a_plan(
-    web: Served, dataset: str, operator: str, values: Mapping[str, str], headline: str
+def test_every_operator_has_a_plan_with_what_matters_there(
+    web: Served, dataset: str, operator: str, values: Mapping[str, str], headline: str, fact: str
 ) -> None:
     found = planned(web, operator, source=dataset, values=values)
     assert (found["problems"], found["shown"]["headline"]) == ({}, headline)
+    total = sum(path.stat().st_size for path in (web.folder / "four").rglob("*.png"))
+    fact = fact.replace("BYTES", size(total)).replace("HALF", size(total / 2))
+    assert fact in dict(found["shown"]["facts"]).values()
     assert str(web.folder) not in json.dumps(found)
 
 

@@ -64,6 +64,7 @@ def export(arguments: Sequence[str]) -> int:
         "layout": parsed.layout,
         "parameters": prepared.mark["parameters"],
         "splits": prepared.images,
+        "bytes": prepared.bytes(),
         "done_before": prepared.done,
     }
     _tell(prepared, terminal)

@@ -41,7 +41,7 @@ def import_(arguments: Sequence[str]) -> int:
     if parsed.dry_run:
         found = count(prepared)
         terminal.say(_line(sum(found.values()), prepared.source.layout, found))
-        terminal.data({**data, "splits": found}, str(prepared.output))
+        terminal.data({**data, "splits": found, "bytes": _bytes(Path(parsed.source))}, str(prepared.output))
         return 0
     last = time.monotonic()
 
@@ -66,6 +66,14 @@ def import_(arguments: Sequence[str]) -> int:
     told = {"rejected": outcome.rejected, "restored": outcome.restored, "done_before": outcome.done_before}
     terminal.data({**data, "splits": images, **told, "notes": outcome.notes}, str(prepared.output))
     return 3 if outcome.rejected else 0
+
+
+def _bytes(source: Path) -> int | None:
+    """What a source takes on the disk; None where it is elsewhere."""
+    if not source.exists():
+        return None
+    files = [source] if source.is_file() else source.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _line(pictures: int, layout: str, splits: dict[str, int]) -> str:

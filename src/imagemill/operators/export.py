@@ -139,6 +139,12 @@ class Prepared:
         """By split."""
         return {split: found["images"] for split, found in self.mark["splits"].items()}
 
+    def bytes(self) -> int | None:
+        """About how many its pictures have, as those of a few parts tell; None where they become others."""
+        if self.options.conversion:
+            return None
+        return round(sum(count * _bytes_each(self.datasets[split]) for split, count in self.images.items()))
+
     @property
     def fingerprint(self) -> str:
         """A hash of everything that decides the export."""
@@ -209,6 +215,15 @@ def prepare(source: Dataset | str | Path, output: str | Path, parameters: Mappin
     }
     check_output(output, mark, datasets)
     return Prepared(datasets, kept, options, layout, output, schema, mark, subsets, signing)
+
+
+def _bytes_each(dataset: Dataset) -> float:
+    """The bytes of an image and what belongs to it, on average of the first, the middle and the last part."""
+    parts, images, total = dataset.parts, 0, 0
+    for place in {0, len(parts) // 2, len(parts) - 1} if parts else ():
+        images += len(parts[place].records())
+        total += sum(file.stat().st_size for file in parts[place].folder.iterdir() if file.name != "metadata.jsonl")
+    return total / max(1, images)
 
 
 def execute(prepared: Prepared) -> list[str]:

@@ -12,6 +12,7 @@ from imagemill.server.web.making.offered import MAKING
 from imagemill.terminal import duration, number, size
 
 Fact = tuple[str, str]
+_UNTIMED: Fact = ("Estimated time", "unknown before it runs")
 _FLAG = re.compile("`--([a-z-]+)`")
 
 
@@ -48,13 +49,17 @@ def _time(seconds: float) -> str:
     return "under a second" if seconds < 1 else f"about {duration(seconds)}"
 
 
+def _size(count: int | None) -> str:
+    return "unknown" if count is None else f"about {size(count)}"
+
+
 def _of_images(operator: str, data: Mapping[str, Any]) -> Iterator[Fact]:
     noun = "Prompts" if operator == "generate" else "Rows"
     each = data["images"] / data["prompts"]
     yield noun, f"{data['prompts']:,}" + (f" × {each:g}" if each != 1 else "")
     yield "Model", data["model"]
     yield "Estimated time", "unknown" if data["seconds"] is None else _time(data["seconds"])
-    yield "Size", "unknown" if data["bytes"] is None else f"about {size(data['bytes'])}"
+    yield "Size", _size(data["bytes"])
     if data["cost"] is None or data["cost"] > 0:
         yield "Calls", f"{data['calls']:,}"
         yield "Cost", "unknown" if data["cost"] is None else f"${data['cost']:,.2f}"
@@ -72,7 +77,7 @@ def _of_prompt(prompt: str, **told: Any) -> dict[str, str]:
 
 
 def _of_captions(data: Mapping[str, Any]) -> tuple[str, list[Fact]]:
-    facts = [("Images", f"{data['images']:,}"), ("Column", data["column"]), ("Model", data["model"])]
+    facts = [("Images", f"{data['images']:,}"), ("Column", data["column"]), ("Model", data["model"]), _UNTIMED]
     if data["done"]:
         facts.append(("Done before", f"{data['done']:,}"))
     return f"{number(data['images'] - data['done'], 'image')} without a text", facts
@@ -83,19 +88,21 @@ def _of_scores(data: Mapping[str, Any]) -> tuple[str, list[Fact]]:
     for name, found in data["scorers"].items():
         left = data["images"] - found["done"]
         before = f", {found['done']:,} done before" if found["done"] else ""
-        facts.append((name, f"{left:,} to score{before}: {', '.join(found['columns'])}"))
-    return number(data["images"], "image"), facts
+        model = f" with {found['model']}" if found["model"] else ""
+        facts.append((name, f"{left:,} to score{model}{before}: {', '.join(found['columns'])}"))
+    return number(data["images"], "image"), [*facts, _UNTIMED]
 
 
 def _of_selection(data: Mapping[str, Any]) -> tuple[str, list[Fact]]:
     facts = [(f"Left out: {kind}", f"{count:,}") for kind, count in data["left_out"].items()]
     facts += [(name, f"{count:,}") for name, count in data["splits"].items()]
+    facts.append(("Size", "next to nothing: files are hard links"))
     return f"{data['kept']:,} of {number(data['images'], 'image')} kept", facts
 
 
 def _of_splits(data: Mapping[str, Any]) -> tuple[str, list[Fact]]:
     splits = data["splits"]
-    facts = [("Layout", data["layout"])]
+    facts = [("Layout", data["layout"]), ("Size", _size(data["bytes"]))]
     if len(splits) > 1:
         facts += [(name, f"{count:,}") for name, count in splits.items()]
     return number(sum(splits.values()), "image"), facts
