@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagemill.commands.shared import add_workers, command_parser
+from imagemill.commands.shared import add_workers, asked_model, by_reason, command_parser, say_rate
 from imagemill.errors import SomeFailed, UsageError
-from imagemill.flags import Parser, add_parameters, given, parse
-from imagemill.terminal import Meter, Terminal, duration, number
+from imagemill.flags import add_parameters, given, parse
+from imagemill.terminal import Meter, Terminal, number
 
 if TYPE_CHECKING:
     from imagemill.operators.caption import Prepared
@@ -22,9 +22,7 @@ def caption(arguments: Sequence[str]) -> int:
     from imagemill.models.base import find_text_model
     from imagemill.operators.caption import DEFAULT_MODEL, Caption, check_parameters, execute, prepare
 
-    early = Parser(add_help=False, allow_abbrev=False)
-    early.add_argument("--model", default=DEFAULT_MODEL)
-    chosen = Caption.parse({"model": early.parse_known_args(arguments)[0].model}, "caption")
+    chosen = Caption.parse({"model": asked_model(arguments, DEFAULT_MODEL)}, "caption")
     model = type(find_text_model(chosen.model_name(), {}))
     parser = command_parser(
         "caption",
@@ -71,13 +69,10 @@ def caption(arguments: Sequence[str]) -> int:
         if parsed.json:
             terminal.data(_data(prepared), "")
         raise
-    if report.done:
-        rate = report.done / report.seconds
-        terminal.say(f"{number(report.done, 'image')} in {duration(report.seconds)}, {rate:.1f} images/s")
+    say_rate(terminal, report)
     data = _data(prepared)
     if data["failed"]:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(data["failed"].items()))
-        terminal.say(f"{number(sum(data['failed'].values()), 'image')} not described ({reasons})")
+        terminal.say(f"{number(sum(data['failed'].values()), 'image')} not described ({by_reason(data['failed'])})")
         terminal.say("\nhint: the same command tries them again")
     terminal.data(data, str(dataset.folder))
     return 3 if data["failed"] or (taken_in and counts.failed) else 0

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagemill.commands.shared import dataset_parser, status_data
+from imagemill.commands.shared import by_reason, dataset_parser, status_data
 from imagemill.errors import UsageError
 from imagemill.flags import parse
 from imagemill.terminal import Terminal, number
@@ -26,7 +26,7 @@ def status(arguments: Sequence[str]) -> int:
     dataset = Dataset(parsed.dataset)
     data = status_data(dataset)
     made = data["model"] or ("merged" if dataset.job["steps"][0]["operator"] == "merge" else "as they came")
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(data["failed"].items()))
+    reasons = by_reason(data["failed"])
     lines = [
         f"{data['dataset']} · {made} · {number(data['requests'], 'image')} asked for",
         (

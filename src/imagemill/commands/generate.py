@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagemill.commands.datasets import write_sheet
-from imagemill.commands.shared import add_workers, command_parser, dataset_parser, finish, status_data
+from imagemill.commands.shared import (
+    add_workers,
+    asked_model,
+    command_parser,
+    dataset_parser,
+    finish,
+    say_rate,
+    status_data,
+)
 from imagemill.errors import LimitReached, SomeFailed
 from imagemill.flags import Parser, add_parameters, given, parse
 from imagemill.terminal import Meter, Terminal, duration, number, size
@@ -92,9 +100,7 @@ def _make(
     from imagemill.making.preparation import DEFAULT_MODEL, prepare
     from imagemill.models.base import find_model
 
-    early = Parser(add_help=False, allow_abbrev=False)
-    early.add_argument("--model", default=DEFAULT_MODEL)
-    name = early.parse_known_args(arguments)[0].model
+    name = asked_model(arguments, DEFAULT_MODEL)
     model = type(find_model(operator.family.get(name, name), {}))
     parser.add_argument(
         "--dry-run", action="store_true", help="show the plan and the first final prompts, make nothing"
@@ -129,9 +135,7 @@ def _make(
         if parsed.json:
             terminal.data(status_data(Dataset(output)), "")
         raise
-    if report.done:
-        rate = report.done / report.seconds
-        terminal.say(f"{number(report.done, 'image')} in {duration(report.seconds)}, {rate:.1f} images/s")
+    say_rate(terminal, report)
     code = finish(terminal, dataset)
     if prepared.quota:
         from imagemill.making.quota import unscored
@@ -204,10 +208,15 @@ def _first_prompts(prepared: Prepared) -> list[dict[str, Any]]:
     names = {name for values in overrides for name in values} - {plan.sampling.count_name}
     if any(row.negative_prompt for row in rows):
         names.add("negative_prompt")
+    seeded = {row.index for row in rows if "seed" in row.overrides}
+    varied = any("seed" in variant.overrides for variant in plan.variants)
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for request in islice(_kept_requests(prepared), _LOOKED_AT):
         if not request.original:
             told = {"prompt": request.prompt, **{name: getattr(request, name) for name in sorted(names)}}
+            if not varied and request.row not in seeded:
+                # It is drawn, and may be another one next time.
+                told.pop("seed", None)
             found.setdefault(tuple(told.values()), told)
         if len(found) == _FIRST:
             break

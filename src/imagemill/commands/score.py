@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from imagemill.commands.shared import add_workers, command_parser
+from imagemill.commands.shared import add_workers, by_reason, command_parser, say_rate
 from imagemill.errors import SomeFailed
 from imagemill.flags import Parser, add_parameters, given, parse
-from imagemill.terminal import Meter, Terminal, duration, number
+from imagemill.terminal import Meter, Terminal, number
 
 if TYPE_CHECKING:
     from imagemill.component import Component
@@ -61,16 +61,14 @@ def score(arguments: Sequence[str]) -> int:
         if parsed.json:
             terminal.data(_data(prepared), "")
         raise
-    if report.done:
-        rate = report.done / report.seconds
-        terminal.say(f"{number(report.done, 'score')} in {duration(report.seconds)}, {rate:.1f} scores/s")
+    say_rate(terminal, report, "score")
     data = _data(prepared)
     failed = False
     for name, found in data["scorers"].items():
         if found["failed"]:
             failed = True
-            reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(found["failed"].items()))
-            terminal.say(f"{number(sum(found['failed'].values()), 'image')} not scored by {name} ({reasons})")
+            count = number(sum(found["failed"].values()), "image")
+            terminal.say(f"{count} not scored by {name} ({by_reason(found['failed'])})")
         if found["without"]:
             terminal.say(f"{number(found['without'], 'image')} looked at by {name} and without a score")
     if failed:

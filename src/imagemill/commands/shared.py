@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from imagemill.commands import COMMANDS
 from imagemill.flags import Parser
-from imagemill.terminal import Terminal, number
+from imagemill.terminal import Terminal, duration, number
 
 if TYPE_CHECKING:
+    from imagemill.committing import Report
     from imagemill.dataset import Dataset
 
 _SHOWN = 10
@@ -29,6 +31,13 @@ def command_parser(command: str, **options: Any) -> Parser:
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no talk and no progress, only data and errors")
     return parser
+
+
+def asked_model(arguments: Sequence[str], default: str) -> str:
+    """The model that arguments name, whose parameters are not known before."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", default=default)
+    return str(parser.parse_known_args(arguments)[0].model)
 
 
 def add_workers(parser: Parser) -> None:
@@ -78,14 +87,25 @@ def _unfilled(dataset: Dataset) -> dict[str, int]:
     return {journal.name: count for journal, count in zip(journals, counts, strict=True) if count}
 
 
+def say_rate(terminal: Terminal, report: Report, noun: str = "image") -> None:
+    """Say how much a run has done, and how fast."""
+    if report.done:
+        rate = report.done / report.seconds
+        terminal.say(f"{number(report.done, noun)} in {duration(report.seconds)}, {rate:.1f} {noun}s/s")
+
+
+def by_reason(failed: Mapping[str, int]) -> str:
+    """How many have failed for each reason."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(failed.items()))
+
+
 def finish(terminal: Terminal, dataset: Dataset) -> int:
     """Say how a dataset stands at the end of a run; the exit code."""
     counts = dataset.counts()
     if counts.rows_rejected:
         terminal.warn(f"{number(counts.rows_rejected, 'row')} rejected: see {dataset.rejects_file}")
     if counts.failed:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.failed.items()))
-        terminal.say(f"{number(sum(counts.failed.values()), 'request')} failed ({reasons})")
+        terminal.say(f"{number(sum(counts.failed.values()), 'request')} failed ({by_reason(counts.failed)})")
         failures = dataset.failures().values()
         never = {line["id"]: line["request"]["prompt"] for line in failures if line["reason"] == "not_accepted"}
         if never:
