@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ pytest.importorskip("fastapi")
 
 import imagemill
 from imagemill.dataset import Dataset
+from tests.web_server import served
 
 PROMPTS = ["a red circle", "a blue star", "a green heart"]
 
@@ -208,6 +210,52 @@ def test_a_million_images_are_counted_without_reading_them(listed: Any) -> None:
     assert datasets(listed)["shapes"]["state"] == "complete"
     assert first < 2
     assert time.monotonic() - start < 0.5
+
+
+def small_copies(listed: Any, dataset: str) -> list[bytes]:
+    """The thumbnails of all images of a dataset, which the server keeps from then on."""
+    listed.client.get(f"/api/datasets/{dataset}/view").raise_for_status()
+    images = [f"{row}-{image}" for row in range(3) for image in range(2)]
+    return [listed.client.get(f"/images/{dataset}/{image}/thumbnail").raise_for_status().content for image in images]
+
+
+def kept(folder: Path, copies: list[bytes]) -> int:
+    """How many of some thumbnails can be found in the server's files, whether or not its database knows of them."""
+    files = b"".join(path.read_bytes() for path in (folder / ".imagemill-server").glob("thumbnails.db*"))
+    return sum(copy[len(copy) // 3 : len(copy) // 2] in files for copy in copies)
+
+
+def within(seconds: float, true: Callable[[], bool]) -> bool:
+    ends = time.monotonic() + seconds
+    while not (found := true()) and time.monotonic() < ends:
+        time.sleep(0.1)
+    return found
+
+
+def test_no_small_copy_of_what_was_removed_is_left(listed: Any) -> None:
+    imagemill.generate(PROMPTS, listed.folder / "other", model="fake", images_per_prompt=2, seed=2)
+    found = datasets(listed)
+    one, other = (small_copies(listed, found[name]["id"]) for name in ("shapes", "other"))
+    assert kept(listed.folder, one) == kept(listed.folder, other) == 6
+    imagemill.remove(listed.folder / "shapes", "prompt_0_image_0", reason="asked for")
+    assert within(20, lambda: kept(listed.folder, one) == 0)
+    assert kept(listed.folder, other) == 6
+    address = f"/images/{found['shapes']['id']}"
+    assert within(20, lambda: listed.client.get(f"{address}/0-0/thumbnail").status_code == 404)
+    assert listed.client.get(f"{address}/0-1/thumbnail").content == one[1]
+
+    listed.client.post(f"/api/datasets/{found['other']['id']}/delete").raise_for_status()
+    assert within(20, lambda: kept(listed.folder, other) == 0)
+
+
+def test_what_was_removed_without_the_server_leaves_it_at_its_start(shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(shapes, tmp_path / "all" / "shapes")
+    with served(tmp_path / "all") as web:
+        copies = small_copies(web, web.workspace.id_of(web.folder / "shapes"))
+    assert kept(tmp_path / "all", copies) == 6
+    imagemill.remove(tmp_path / "all" / "shapes", "prompt_0_image_0", reason="asked for")
+    with served(tmp_path / "all"):
+        assert within(20, lambda: kept(tmp_path / "all", copies) == 0)
 
 
 def test_a_dataset_goes_to_the_trash_and_comes_back_as_it_was(listed: Any) -> None:

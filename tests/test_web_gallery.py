@@ -23,6 +23,7 @@ from imagemill.dataset.vectors import Vectors
 from imagemill.environment import cores
 from imagemill.operators.generate import generate
 from imagemill.server.web.gallery import Thumbnails, snapshots
+from imagemill.server.web.gallery.thumbnails import Wanted
 from imagemill.server.web.workspace import Workspace
 from tests.web_server import TOKEN, Served, served
 
@@ -295,7 +296,7 @@ def test_what_is_removed_damaged_or_elsewhere_is_not_served(gallery: Gallery, tm
             assert str(gallery.web.folder) not in answer.text
     shutil.move(images, tmp_path / "elsewhere")
     images.symlink_to(tmp_path / "elsewhere")
-    assert client.get(f"/images/{gallery.id}/3-0/full").status_code == 404
+    assert client.get(f"/images/{gallery.id}/3-0/full").status_code == 400
 
 
 def test_the_list_of_datasets_shows_images_without_an_index(gallery: Gallery) -> None:
@@ -372,16 +373,16 @@ def test_the_last_wanted_thumbnail_is_made_first_and_unwanted_ones_never(
     begun, go = threading.Semaphore(0), threading.Event()
     keep = thumbnails._keep
 
-    def keeping(key: str, image: bytes) -> None:
+    def keeping(key: str, wanted: Wanted, image: bytes) -> None:
         order.append(key)
         begun.release()
         assert go.wait(20)
-        keep(key, image)
+        keep(key, wanted, image)
 
     monkeypatch.setattr(thumbnails, "_keep", keeping)
-    thumbnails.want("first", picture)
+    thumbnails.want("first", "0", picture)
     assert begun.acquire(timeout=20)
-    wanted = {name: thumbnails.want(name, picture) for name in ("a", "b", "c")}
+    wanted = {name: thumbnails.want(name, "0", picture) for name in ("a", "b", "c")}
     thumbnails.leave("b", wanted["b"])
     go.set()
     content = wanted["a"].future.result(20)
@@ -394,7 +395,7 @@ def test_a_browser_that_has_left_waits_for_no_thumbnail(gallery: Gallery, monkey
     thumbnails = gallery.web.state.thumbnails
     addresses = [row["thumbnail"] for row in gallery.rows()[:8]]
     go = threading.Event()
-    monkeypatch.setattr(thumbnails, "_keep", lambda key, image: go.wait(20))
+    monkeypatch.setattr(thumbnails, "_keep", lambda *_: go.wait(20))
     port = int(gallery.web.url.rpartition(":")[2])
     browsers = []
     for address in addresses:
@@ -409,9 +410,9 @@ def test_a_browser_that_has_left_waits_for_no_thumbnail(gallery: Gallery, monkey
     assert gallery.web.client.get(addresses[0]).status_code == 200
 
 
-def test_old_thumbnails_make_room(thumbnails: Thumbnails) -> None:
+def test_old_thumbnails_make_room(thumbnails: Thumbnails, tmp_path: Path) -> None:
     for number in range(1_200):
-        thumbnails._keep(str(number), bytes(1_000))
+        thumbnails._keep(str(number), Wanted("0", tmp_path), bytes(1_000))
     assert thumbnails.kept("0") is None
     assert thumbnails.kept("1199") == bytes(1_000)
 

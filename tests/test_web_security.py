@@ -233,9 +233,24 @@ def test_tokens_cannot_be_tried_for_long(web: Served) -> None:
     codes = [ask(web, "GET", "/datasets?token=wrong").status for _ in range(25)]
     assert codes[0] == 401
     assert codes[-1] == 429
-    assert ask(web, "GET", f"/datasets?token={TOKEN}").status == 429
-    # Who is in stays in.
+    # Who is in stays in, and who knows the token comes in.
     assert web.client.get("/datasets").status_code == 200
+    assert ask(web, "GET", f"/datasets?token={TOKEN}").status == 303
+    assert ask(web, "GET", "/api/datasets", Authorization=f"Bearer {TOKEN}").status == 200
+    assert ask(web, "GET", "/api/datasets", Authorization="Bearer wrong").status == 429
+
+
+def test_a_short_token_is_not_found_by_trying(tmp_path: Path) -> None:
+    from imagemill.server.web.command import WebServer
+
+    with WebServer(tmp_path, "short") as server:
+        web = Served(server.address, tmp_path, server.web, None)  # type: ignore[arg-type]
+        welcome = ask(web, "GET", "/datasets?token=short")
+        given = welcome.headers["set-cookie"].partition(";")[0]
+        for _ in range(25):
+            ask(web, "GET", "/datasets", Authorization="Bearer wrong")
+        assert ask(web, "GET", "/datasets?token=short").status == 429
+        assert ask(web, "GET", "/datasets", Cookie=given).status == 200
 
 
 def test_large_bodies_are_refused_before_they_are_read(web: Served, table: list[tuple[str, str]]) -> None:

@@ -55,6 +55,16 @@ def removal_of(dataset: Dataset) -> dict[str, Any]:
     return removal
 
 
+def removal_mark(folder: Path) -> str:
+    """What is another whenever a removal from a dataset begins, and when it has ended."""
+    state = folder / ".imagemill"
+    try:
+        events = (state / "events.jsonl").stat()
+    except OSError:
+        return ""
+    return f"{events.st_ino} {events.st_size} {events.st_mtime_ns} {(state / _REMOVING).exists()}"
+
+
 def begin_removal(dataset: Dataset, removal: Mapping[str, Any]) -> None:
     """Remove images and what else holds their content; the caller holds the lock.
 

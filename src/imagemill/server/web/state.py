@@ -59,8 +59,9 @@ class Web:
         return folder
 
     def start(self) -> None:
-        """Take up the jobs that wait or were under way."""
+        """Take up the jobs that wait or were under way, and keep nothing of images that are removed."""
         self.queue.start()
+        self.thumbnails.start()
 
     def close(self) -> None:
         """Let go of everything; jobs under way go on by themselves."""

@@ -175,7 +175,7 @@ async def thumbnail(request: Request, web: Shared, dataset: DatasetId, image: Im
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(status_code=304, headers=headers)
     if content is None:
-        wanted = web.thumbnails.want(picture.key, picture.path)
+        wanted = web.thumbnails.want(picture.key, dataset, picture.path)
         try:
             content = await _unless_left(request, asyncio.wrap_future(wanted.future))
         except (ValueError, OSError) as error:
