@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
-import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from html.parser import HTMLParser
@@ -18,7 +17,7 @@ import pytest
 
 from imagemill.component import component_names, find_component
 from imagemill.terminal import size
-from tests.web_server import Served, opened, served
+from tests.web_server import Served, barriers, ended, opened, served, until
 
 pytest.importorskip("fastapi", reason="the web app needs the extra `serve`")
 
@@ -115,14 +114,6 @@ def dry_run(arguments: list[str]) -> tuple[dict[str, Any], str]:
     with redirect_stdout(printed), redirect_stderr(said):
         assert run([*arguments, "--dry-run", "--json"]) == 0
     return json.loads(printed.getvalue()), said.getvalue().splitlines()[-1]
-
-
-def ended(web: Served, job: int) -> Any:
-    end = time.monotonic() + 60
-    while (found := web.state.queue.get(job)).state in {"queued", "running"}:
-        assert time.monotonic() < end, found
-        time.sleep(0.02)
-    return found
 
 
 def chosen_parts(operator: str) -> Iterator[dict[str, str | list[str]]]:
@@ -259,16 +250,18 @@ def test_typed_prompts_are_a_table_as_well(web: Served) -> None:
 
 
 def test_a_plan_shows_the_first_prompts_and_what_their_rows_set(web: Served) -> None:
-    lines = ["prompt,negative_prompt,width", *(f"picture {n},{'dull' * (n % 2)},{32 * (1 + n % 2)}" for n in range(30))]
+    lines = [f"picture {n},{'dull' * (n % 2)},{32 * (1 + n % 2)},{'7' * (n == 2)}" for n in range(30)]
+    lines.insert(0, "prompt,negative_prompt,width,seed")
     upload = web.state.uploads.add_text("rows.csv", "\n".join(lines).encode())
     assert web.state.uploads.wait(upload.id).state == "ready"
     values = {"images_per_prompt": "2", "per_row": "yes", "model": "fake", "prompt_postfix": "in oil"}
     unset = planned(web, "generate", source=f"upload:{upload.id}", values={**values, "per_row": "no"})["shown"]
-    assert "The columns `width` are kept but not used; “Per row” lets them set their row" in unset["notes"]
+    assert "The columns `width`, `seed` are kept but not used; “Per row” lets them set their row" in unset["notes"]
     prompts = planned(web, "generate", source=f"upload:{upload.id}", values=values)["shown"]["prompts"]
     assert len(prompts) == 20
     assert prompts[0] == {"prompt": "picture 0 in oil", "set": "Width: 32"}
     assert prompts[1] == {"prompt": "picture 1 in oil", "set": "Negative prompt: dull · Width: 64"}
+    assert [each["set"] for each in prompts[2:4]] == ["Seed: 7 · Width: 32", "Seed: 8 · Width: 32"]
 
 
 @pytest.mark.parametrize(
@@ -396,7 +389,7 @@ def test_a_form_becomes_a_job_and_the_job_a_dataset_with_its_parameters(web: Ser
     taken = web.client.post("/api/make/generate", json={**asked, "key": "k2"})
     assert taken.status_code == 422
     assert taken.json()["problems"].keys() == {"_name"}
-    found = ended(web, job)
+    found = ended(web.state.queue, job)
     assert (found.state, found.device) == ("done", "cpu"), found
     made = tomllib.loads((web.folder / "made" / "job.toml").read_text())
     step = made["steps"][0]
@@ -416,13 +409,35 @@ def test_a_form_becomes_a_job_and_the_job_a_dataset_with_its_parameters(web: Ser
     page = Page(web.client.get("/make/generate", params={"dataset": dataset, "image": "1-1"}).text)
     values = {name: texts for name, texts in page.values.items() if not name.startswith("_")}
     asked = {"source": page.values["_source"][0], "prompts": page.values["_prompts"][0], "name": "again"}
-    assert (
-        ended(web, web.client.post("/api/make/generate", json={**asked, "values": values}).json()["job"]).state
-        == "done"
-    )
+    job = web.client.post("/api/make/generate", json={**asked, "values": values}).json()["job"]
+    assert ended(web.state.queue, job).state == "done"
     (same,) = web.workspace.open(web.workspace.id_of(web.folder / "again"))
     known = ("prompt", "seed", "width", "height", "num_inference_steps", "guidance_scale", "scheduler")
     assert {name: same[name] for name in known} == {name: image[name] for name in known}
+
+
+def test_settings_again_are_those_of_the_job_with_its_own_model_and_its_source(web: Served, dataset: str) -> None:
+    values = {"model": "shapes", "strength": "0.4", "images_per_sample": "2", "keep_original": "yes", "seed": "3"}
+    values["num_inference_steps"] = "1"
+    asked = {"source": dataset, "name": "augmented", "values": values}
+    job = web.client.post("/api/make/augment", json=asked).json()["job"]
+    assert ended(web.state.queue, job).state == "done"
+    web.state.models.insert(0, "fake")
+    try:
+        made = web.workspace.id_of(web.folder / "augmented")
+        ways = [{"job": job}, {"dataset": made, "image": "0-1"}]
+        pages = [web.client.get("/make/augment", params=way).text for way in ways]
+        # Without its job the dataset itself says the same.
+        web.state.queue.remove(job)
+        pages.append(web.client.get("/make/augment", params=ways[1]).text)
+    finally:
+        web.state.models.remove("fake")
+    for page in map(Page, pages):
+        assert page.values["_source"] == [dataset]
+        assert page.values["keep_original"] == ["no", "yes"]
+        assert {name: page.values[name][0] for name in values if name != "keep_original"} == {
+            name: text for name, text in values.items() if name != "keep_original"
+        }
 
 
 def test_a_name_is_looked_at_before_anything_is_queued(web: Served, table: str, dataset: str) -> None:
@@ -463,7 +478,7 @@ def test_one_instruction_may_hold_for_all_pictures(web: Served) -> None:
     assert (found["problems"], found["shown"]["headline"]) == ({}, "2 images")
     assert found["shown"]["prompts"] == [{"prompt": "make the circle blue", "set": ""}]
     asked = {"source": source, "name": "edited", "values": {**values, "model": "fake"}}
-    assert ended(web, web.client.post("/api/make/edit", json=asked).json()["job"]).state == "done"
+    assert ended(web.state.queue, web.client.post("/api/make/edit", json=asked).json()["job"]).state == "done"
     made = list(web.workspace.open(web.workspace.id_of(web.folder / "edited")))
     assert [record["edit_prompt"] for record in made] == ["make the circle blue"] * 2
 
@@ -494,7 +509,7 @@ def test_columns_come_into_the_dataset_itself(web: Served) -> None:
     source = f"dataset:{web.workspace.id_of(web.folder / 'one')}"
     values = {"scorers": ["hashes", "quality"]}
     job = web.client.post("/api/make/score", json={"source": source, "values": values}).json()["job"]
-    assert ended(web, job).state == "done"
+    assert ended(web.state.queue, job).state == "done"
     assert "perceptual_hash" in next(iter(web.workspace.open(source.partition(":")[2])))
     sent = {
         "_source": source,
@@ -506,7 +521,7 @@ def test_columns_come_into_the_dataset_itself(web: Served) -> None:
     answer = web.client.post("/make/export", data=sent)
     assert (answer.status_code, answer.headers["location"]) == (303, "/executions")
     (job,) = (job.id for job in web.state.queue.jobs() if job.kind == "export")
-    assert ended(web, job).state == "done"
+    assert ended(web.state.queue, job).state == "done"
     assert list((web.folder / "plain").rglob("*.txt"))
 
 
@@ -523,19 +538,12 @@ def test_of_one_form_only_the_last_plan_is_made(web: Served) -> None:
         with plans._lock:
             first = pool.submit(plans.ask, arguments, form="one")
             other = pool.submit(plans.ask, arguments, form="two")
-            assert waiting(lambda: plans._waiting == 2)
+            until(lambda: plans._waiting == 2)
             last = pool.submit(plans.ask, arguments, form="one")
-            assert waiting(lambda: plans._waiting == 3)
+            until(lambda: plans._waiting == 3)
         assert isinstance(first.exception(), Overtaken)
         assert "no file" in last.result()["error"]
         assert "no file" in other.result()["error"]
-
-
-def waiting(happened: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 10
-    while not happened() and time.monotonic() < end:
-        time.sleep(0.005)
-    return happened()
 
 
 def test_a_form_in_a_browser(browser: Any, web: Served) -> None:
@@ -544,7 +552,7 @@ def test_a_form_in_a_browser(browser: Any, web: Served) -> None:
         page.keyboard.press("Control+Enter")
         page.wait_for_url("**/executions")
     (job,) = (each for each in web.state.queue.jobs() if each.output.name == "by-keys")
-    assert ended(web, job.id).state == "done"
+    assert ended(web.state.queue, job.id).state == "done"
     assert {record["width"] for record in web.workspace.open(web.workspace.id_of(web.folder / "by-keys"))} == {32}
 
 
@@ -588,13 +596,11 @@ def fill_by_hand(page: Any) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_forms_are_accessible(browser: Any, web: Served, dataset: str, theme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     id_ = dataset.partition(":")[2]
     with opened(browser, web, viewport={"width": 390, "height": 844}, color_scheme=theme) as page:
         for address in ("generate", f"score?dataset={id_}&scorers=hashes&scorers=judge", f"export?dataset={id_}"):
             page.goto(f"/make/{address}")
             page.wait_for_selector("#plan:not(:empty, [aria-busy])")
             page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
-            found = axe.run(page).response["violations"]
-            assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
+            assert barriers(page) == []
             assert page.evaluate("document.documentElement.scrollWidth") <= 390

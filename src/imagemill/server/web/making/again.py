@@ -9,8 +9,9 @@ from typing import Any
 from imagemill.dataset import Dataset
 from imagemill.server.web.image.locating import locate
 from imagemill.server.web.making.jobs import TYPED, taken
+from imagemill.server.web.making.offered import MAKING, class_of
 from imagemill.server.web.state import Web
-from imagemill.server.web.workspace import NotFound
+from imagemill.server.web.workspace import Entry, NotFound
 
 _OF_THE_TEXT = {
     "accept", "caption_column", "captioner", "column", "instruction_column", "limit", "max_images", "max_tries",
@@ -41,7 +42,11 @@ def of_job(web: Web, operator: str, job: int) -> Again:
     if settings.get("operator") != operator:
         raise NotFound(f"job {job} was not made with this form", "see the executions")
     notes = [f"The settings of “{found.title}”."]
-    return Again(str(settings.get("source", "")), "", texts_of(settings.get("values", {})), notes)
+    posted = texts_of(settings.get("values", {}))
+    if model := class_of("operators", operator).model_fields.get("model"):
+        # It was not written down where it was the operator's own, and the form may begin with another one.
+        posted.setdefault("model", [model.default])
+    return Again(str(settings.get("source", "")), "", posted, notes)
 
 
 def of_dataset(web: Web, operator: str, dataset: str) -> Again:
@@ -64,8 +69,14 @@ def of_dataset(web: Web, operator: str, dataset: str) -> Again:
 
 
 def of_image(web: Web, operator: str, dataset: str, image: str) -> Again:
-    """What makes an image again: its dataset's parameters with its own seed, size and sampling; raises NotFound."""
+    """What makes an image again; raises NotFound.
+
+    One made from its prompt: its dataset's parameters with its own seed, size and sampling. One made from another
+    picture: what made its dataset.
+    """
     entry = web.workspace.find(dataset)
+    if operator in MAKING and operator != "generate":
+        return _of_pictures(web, operator, entry)
     if operator != "generate":
         return of_dataset(web, operator, dataset)
     found = Dataset(entry.folder)
@@ -80,6 +91,18 @@ def of_image(web: Web, operator: str, dataset: str, image: str) -> Again:
         values["vary"] = [f"seed={record['seed']}"]
         notes.append(f"Its seed {record['seed']} stands in “Vary”; take it out for other images.")
     return Again(TYPED, " ".join(str(record["prompt"]).split()), texts_of(values), notes)
+
+
+def _of_pictures(web: Web, operator: str, entry: Entry) -> Again:
+    """What made a dataset of other pictures: the form of its job, or what it says itself where it had none here."""
+    for job in web.queue.jobs():
+        if job.output == entry.folder and job.settings.get("operator") == operator:
+            return of_job(web, operator, job.id)
+    found = Dataset(entry.folder).job
+    table = found["input"].get("table")
+    source = next((f"dataset:{each.id}" for each in web.workspace.datasets() if each.name == table), "")
+    notes = [f"The settings of {entry.name}.", *([] if source else ["Choose what to start from."])]
+    return Again(source, "", texts_of(_parameters(found, operator)), notes)
 
 
 def _parameters(job: Mapping[str, Any], operator: str) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 /** The queue's pages: what jobs do is shown where they stand, and keys do what buttons do. */
 
-import { api, coded, confirm, copy, el, keys, tell, toast } from "./app.js";
+import { announce, api, coded, confirm, copy, el, keys, tell, toast } from "./app.js";
 import { jobsNow, on } from "./live.js";
 
 const OVER = ["done", "failed", "cancelled"];
-const told = document.getElementById("told");
 const rows = () => [...document.querySelectorAll("li[data-job]")];
 const rowOf = (id) => document.querySelector(`[data-job="${id}"]`);
 const fieldOf = (row, name) => row.querySelector(`[data-field="${name}"]`);
@@ -53,6 +52,7 @@ function showActions(row, job) {
 /** Show a job as it is now. */
 function show(row, job) {
   const chip = fieldOf(row, "state");
+  if (chip.textContent !== job.chip) announce(`${job.title}: ${job.chip}`);
   setText(chip, job.chip);
   chip.className = `chip ${job.color}`;
   const bar = fieldOf(row, "bar");
@@ -77,7 +77,6 @@ function show(row, job) {
   if (download) download.hidden = job.state !== "done";
   showActions(row, job);
   showNewest(row, job);
-  if (row.dataset.state !== job.state) setText(told, `${job.title}: ${job.state}`);
   Object.assign(row.dataset, { state: job.state, position: job.position, ended: job.ended ?? 0 });
   if (!("alone" in row.dataset)) place(row);
 }
@@ -92,8 +91,7 @@ function place(row) {
   const next = others.find((each) => order(each) > order(row)) ?? null;
   if (row.parentElement !== list || row.nextElementSibling !== next) {
     const focused = row.contains(document.activeElement) ? document.activeElement : null;
-    if (list.moveBefore && row.isConnected) list.moveBefore(row, next);
-    else list.insertBefore(row, next);
+    list.insertBefore(row, next);
     focused?.focus({ preventScroll: true });
   }
   showSections();
@@ -152,6 +150,8 @@ async function act(row, action) {
       if (!other) return;
       take(await api("POST", `${url}/move`, { [action === "up" ? "before" : "after"]: Number(other.dataset.job) }));
       row.scrollIntoView({ block: "nearest" });
+      const list = [...row.parentElement.children];
+      announce(`${row.querySelector("h3").textContent}: ${list.indexOf(row) + 1} of ${list.length}`);
       return;
     }
     if (action === "cancel" && row.dataset.state === "running" && fieldOf(row, "state").textContent === "running") {
@@ -167,7 +167,7 @@ async function act(row, action) {
         location.assign("/executions");
         return;
       }
-      near?.focus();
+      (near ?? document.getElementById("main")).focus();
       toast(said);
     }
     if (action === "retry" && String(job.id) !== row.dataset.job) {
