@@ -16,7 +16,7 @@ import pytest
 import imagemill as package
 from imagemill.component import find_component
 from tests.conftest import contents
-from tests.web_server import Served
+from tests.web_server import Served, ended
 
 ROWS = 6
 """Of the table, two images each."""
@@ -172,14 +172,6 @@ def test_an_expression_that_hangs_elsewhere_ends(web: Served, dataset: str) -> N
     assert "longer than" in post(web, dataset, "replace", 400, **asked, replacement=much)["error"]
 
 
-def ended(web: Served, job: int) -> Any:
-    """A job when it has ended."""
-    ends = time.monotonic() + 60
-    while (found := web.state.queue.get(job)).state in {"queued", "running"} and time.monotonic() < ends:
-        time.sleep(0.05)
-    return found
-
-
 def test_a_new_dataset_has_what_was_decided_and_this_one_stays(web: Served, dataset: str) -> None:
     edits = web.state.edits(dataset)
     edits.change(["0-0"], texts={"topic": "a dog"}, rating=5)
@@ -189,7 +181,7 @@ def test_a_new_dataset_has_what_was_decided_and_this_one_stays(web: Served, data
     saved = post(web, dataset, "save-as", name="better cats", selection=some)
     taken = post(web, dataset, "save-as", 400, name="better cats")["error"]
     assert "better cats" in taken
-    job = ended(web, saved["job"])
+    job = ended(web.state.queue, saved["job"])
     assert (job.state, job.message) == ("done", job.message)
     new = package.Dataset(web.folder / "better cats")
     records = {record["file_name"]: record for record in new}
@@ -210,10 +202,10 @@ def test_applying_changes_the_dataset_and_is_taken_back(web: Served, dataset: st
     assert web.client.get(f"/api/datasets/{dataset}/curation").json()["pending"] | {"images": 1} == {
         "images": 1, "texts": 1, "decisions": 1, "ratings": 0, "tags": 0,
     }  # fmt: skip
-    assert ended(web, post(web, dataset, "apply")["job"]).state == "done"
+    assert ended(web.state.queue, post(web, dataset, "apply")["job"]).state == "done"
     assert [record["topic"] for record in package.Dataset(web.folder / "cats")] == ["a dog", *before[1:]]
     assert web.client.get(f"/api/datasets/{dataset}/curation").json()["pending"]["images"] == 0
-    assert ended(web, post(web, dataset, "apply", undo=True)["job"]).state == "done"
+    assert ended(web.state.queue, post(web, dataset, "apply", undo=True)["job"]).state == "done"
     assert [record["topic"] for record in package.Dataset(web.folder / "cats")] == before
 
 
@@ -223,7 +215,7 @@ def test_an_export_of_some_images_is_downloaded_as_a_zip_file(web: Served, datas
     asked = {"name": "three", "layout": "imagefolder", "selection": {"images": images}}
     found = post(web, dataset, "export", **asked)
     assert web.client.get(f"/downloads/{found['jobs'][0]}").status_code == 404
-    assert [ended(web, job).state for job in found["jobs"]] == ["done", "done"]
+    assert [ended(web.state.queue, job).state for job in found["jobs"]] == ["done", "done"]
     listed = web.client.get(f"/api/datasets/{dataset}/exports").json()
     assert [(each["name"], each["layout"], each["download"]) for each in listed] == [
         ("three-imagefolder", "imagefolder", f"/downloads/{found['job']}")
@@ -257,20 +249,21 @@ def test_an_export_means_the_same_before_and_after_applying(web: Served, dataset
     for number in range(2):
         asked = {"name": f"tars{number}", "layout": "webdataset", "caption_column": "caption"}
         made = post(web, dataset, "export", **asked)["jobs"]
-        assert [(ended(web, job).state, web.state.queue.get(job).device) for job in made] == [("done", "disk")] * 2
+        jobs = [ended(web.state.queue, job) for job in made]
+        assert [(job.state, job.device) for job in jobs] == [("done", "disk")] * 2
         assert web.state.queue.get(made[-1]).title == f"tars{number} → tars{number}-webdataset as webdataset"
         with tarfile.open(next((web.folder / f"tars{number}-webdataset").glob("*.tar"))) as archive:
             texts = [archive.extractfile(each).read() for each in archive if each.name.endswith(".txt")]  # type: ignore[union-attr]
         assert len(texts) == 10
         assert texts.count(b"a disc") == 2
         if not number:
-            assert ended(web, post(web, dataset, "apply")["job"]).state == "done"
+            assert ended(web.state.queue, post(web, dataset, "apply")["job"]).state == "done"
     whole = post(web, dataset, "export", name="whole", layout="parquet", keep_rejected=True)
     assert len(whole["jobs"]) == 1
-    assert ended(web, whole["job"]).state == "done"
+    assert ended(web.state.queue, whole["job"]).state == "done"
     assert len(exported(web, "whole", "parquet")) == 12
     saved = post(web, dataset, "save-as", name="all", keep_rejected=True)
-    assert ended(web, saved["job"]).state == "done"
+    assert ended(web.state.queue, saved["job"]).state == "done"
     decisions = [record["decision"] for record in package.Dataset(web.folder / "all")]
     assert (len(decisions), decisions.count("reject")) == (12, 2)
 
@@ -283,7 +276,7 @@ def test_the_form_of_an_export_offers_captions_where_there_are_some(web: Served,
     sent = {"source": f"dataset:{dataset}", "values": {"layout": "webdataset"}}
     plan = web.client.post("/api/make/export/plan", json=sent).json()
     assert "dits of 1 image are not applied" in json.dumps(plan)
-    assert ended(web, post(web, dataset, "apply")["job"]).state == "done"
+    assert ended(web.state.queue, post(web, dataset, "apply")["job"]).state == "done"
     assert chosen in web.client.get("/make/export/parameters", params=asked).text
 
 
@@ -292,14 +285,14 @@ def test_applying_waits_for_no_model_and_says_what_it_waits_for(web: Served, dat
     slow = ["generate", str(table), f"--output={web.folder / 'slow'}", "--model=fake", "--latency=100"]
     busy = web.state.queue.add("generate", "slow", slow, output=web.folder / "slow")
     web.state.edits(dataset).change(["0-0"], decision="keep")
-    assert ended(web, post(web, dataset, "apply")["job"]).state == "done"
+    assert ended(web.state.queue, post(web, dataset, "apply")["job"]).state == "done"
     writing = ["status", str(web.folder / "cats")]
     web.state.queue.add("score", "cats", writing, output=web.folder / "cats")
     undone = post(web, dataset, "apply", undo=True)
     assert undone["ahead"] == 1
     assert web.state.queue.get(undone["job"]).state == "queued"
     web.state.queue.cancel(busy)
-    assert ended(web, undone["job"]).state == "done"
+    assert ended(web.state.queue, undone["job"]).state == "done"
 
 
 def test_a_zip_file_is_as_long_as_told_whatever_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

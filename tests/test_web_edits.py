@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import Command
-from tests.web_server import TOKEN, Served
+from tests.web_server import TOKEN, Served, started
 
 
 class Site:
@@ -237,54 +233,23 @@ def test_every_change_is_told_to_all_browsers(site: Site) -> None:
     ]
 
 
-@pytest.fixture
-def folder(imagemill: Command, prompts: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "served"
-    assert imagemill("generate", prompts, "-o", folder / "cats", "--model", "fake", "--quiet").code == 0
-    return folder
-
-
-class Killable:
-    """The server as a process of its own."""
-
-    def __init__(self, folder: Path, port: int = 0) -> None:
-        command = [sys.executable, "-m", "imagemill", "serve", str(folder), "--no-browser", f"--port={port}"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert self.process.stdout
-        link = self.process.stdout.readline().strip()
-        self.url, _, self.token = link.partition("/?token=")
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
-        assert self.process.stdout
-        self.process.stdout.close()
-
-
-@pytest.fixture
-def killable(folder: Path) -> Iterator[list[Killable]]:
-    running = [Killable(folder)]
-    yield running
-    for each in running:
-        each.kill()
-
-
-def test_a_killed_server_loses_no_edit_that_it_has_acknowledged(folder: Path, killable: list[Killable]) -> None:
+def test_a_killed_server_loses_no_edit_that_it_has_acknowledged(
+    imagemill: Command, prompts: Path, tmp_path: Path
+) -> None:
     import threading
 
     import httpx2
 
     from imagemill.dataset.edits import Edits
 
-    server = killable[0]
+    folder = tmp_path / "served"
+    assert imagemill("generate", prompts, "-o", folder / "cats", "--model", "fake", "--quiet").code == 0
     acknowledged: dict[str, str] = {}
     enough = threading.Event()
 
     def edit() -> None:
         revisions: dict[str, int] = {}
-        with httpx2.Client(
-            base_url=server.url, trust_env=False, headers={"Authorization": f"Bearer {server.token}"}
-        ) as client:
+        with httpx2.Client(base_url=address, trust_env=False, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
             (entry,) = client.get("/api/datasets").json()["datasets"]
             for number in range(10_000):
                 image = f"{number % 12}-0"
@@ -301,11 +266,12 @@ def test_a_killed_server_loses_no_edit_that_it_has_acknowledged(folder: Path, ki
                 if number == 60:
                     enough.set()
 
-    thread = threading.Thread(target=edit)
-    thread.start()
-    assert enough.wait(60)
-    server.kill()
-    thread.join(30)
+    with started(folder, IMAGEMILL_TOKEN=TOKEN) as (server, address):
+        thread = threading.Thread(target=edit)
+        thread.start()
+        assert enough.wait(60)
+        server.kill()
+        thread.join(30)
     edits = Edits(folder / "cats")
     for image, text in acknowledged.items():
         kept = edits.of(image).texts["caption"]

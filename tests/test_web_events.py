@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.web_server import Served, opened, served
+from tests.web_server import Served, opened, served, until
 
 pytest.importorskip("fastapi", reason="the web app needs fastapi: pip install '.[serve]'")
-
-
-def until(true: Callable[[], Any], seconds: float = 20) -> Any:
-    """Wait for a condition; returns what it returned."""
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-    return found
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from imagemill.operators.generate import generate
 from imagemill.server.web.gallery import Thumbnails, snapshots
 from imagemill.server.web.gallery.thumbnails import Wanted
 from imagemill.server.web.workspace import Workspace
-from tests.web_server import TOKEN, Served, served
+from tests.web_server import TOKEN, Served, served, until
 
 ROWS = 12
 EACH = 3
@@ -86,13 +86,6 @@ class Gallery:
         return [row["id"] for row in self.rows(**query)]
 
 
-def wait_for(happened: Callable[[], object]) -> None:
-    until = time.monotonic() + 20
-    while not happened():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
 def records(gallery: Gallery) -> dict[str, dict[str, Any]]:
     return {
         record["file_name"].removesuffix(".png").replace("prompt_", "").replace("_image_", "-"): record
@@ -135,7 +128,7 @@ def test_a_view_does_not_move_while_images_come_and_people_decide(gallery: Galle
     whole = other.open()["view"]
     assert other.get(f"/api/views/{whole}/newer") == {"newer": 0}
     shutil.copytree(gallery.web.folder / "set" / "images" / "part-000001", other.web.folder / "more/images/part-000002")
-    wait_for(lambda: other.get(f"/api/views/{whole}/newer")["newer"] == ROWS * EACH)
+    until(lambda: other.get(f"/api/views/{whole}/newer")["newer"] == ROWS * EACH)
     assert len(other.get(f"/api/views/{whole}/slice")["rows"]) == 5
     assert other.open()["total"] == 5 + ROWS * EACH
 
@@ -330,7 +323,7 @@ def test_an_image_is_there_as_soon_as_it_is_made(web: Served, tmp_path: Path) ->
     making.start()
     seen: set[str] = set()
     while making.is_alive() or not seen:
-        wait_for((web.folder / "many" / "job.toml").exists)
+        until((web.folder / "many" / "job.toml").exists)
         for path in (web.folder / "many" / "images").glob("*/metadata.jsonl"):
             for line in path.read_text().splitlines(keepends=True):
                 image = line.partition("prompt_")[2].partition(".")[0].replace("_image_", "-")
@@ -402,10 +395,10 @@ def test_a_browser_that_has_left_waits_for_no_thumbnail(gallery: Gallery, monkey
         browsers.append(socket.create_connection(("127.0.0.1", port)))
         lines = [f"GET {address} HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Authorization: Bearer {TOKEN}", "", ""]
         browsers[-1].sendall("\r\n".join(lines).encode())
-    wait_for(lambda: len(thumbnails._wanted) == len(addresses) - min(2, cores()))
+    until(lambda: len(thumbnails._wanted) == len(addresses) - min(2, cores()))
     for browser in browsers:
         browser.close()
-    wait_for(lambda: not thumbnails._wanted)
+    until(lambda: not thumbnails._wanted)
     go.set()
     assert gallery.web.client.get(addresses[0]).status_code == 200
 

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.conftest import Command
-from tests.web_server import TOKEN, Served, opened
+from tests.web_server import TOKEN, Served, barriers, opened, started, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -31,14 +25,6 @@ def cats(web: Served, imagemill: Command, prompts: Path) -> str:
 
 def decided(web: Served, dataset: str, image: str = "3-0") -> Any:
     return web.client.get(f"/api/datasets/{dataset}/images/{image}").json()
-
-
-def wait_until(so: Callable[[], bool]) -> None:
-    """Wait for what the page has under way."""
-    end = time.monotonic() + 10
-    while not so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def show(page: Page, dataset: str, image: str = "3-0", query: str = "") -> None:
@@ -115,7 +101,7 @@ def test_images_are_decided_by_keys_alone(browser_page: Page, web: Served, cats:
     assert page.url.endswith("/images/4-0")
     page.keyboard.press("x")
     page.wait_for_selector("[data-decision=reject][aria-pressed=true]")
-    wait_until(lambda: decided(web, cats, "4-0")["decision"] == "reject")
+    until(lambda: decided(web, cats, "4-0")["decision"] == "reject")
     found = decided(web, cats)
     assert (found["decision"], found["rating"], found["tags"]) == ("keep", 4, ["soft light"])
     page.keyboard.press("Control+z")
@@ -354,19 +340,7 @@ def test_a_decision_is_not_put_over_one_that_was_not_seen(browser_page: Page, we
     page.locator(".toast", has_text="decided otherwise").wait_for()
     assert page.locator("button[data-decision=reject]").get_attribute("aria-pressed") == "true"
     page.keyboard.press("k")
-    wait_until(lambda: decided(web, cats)["decision"] == "keep")
-
-
-@contextmanager
-def process(folder: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    command = [sys.executable, "-m", "imagemill", "serve", str(folder), "--no-browser", f"--port={port}"]
-    environment = {**os.environ, "IMAGEMILL_TOKEN": TOKEN}
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
-    assert running.stdout
-    yield running, running.stdout.readline().strip().rstrip("/")
-    running.kill()
-    running.wait(10)
-    running.stdout.close()
+    until(lambda: decided(web, cats)["decision"] == "keep")
 
 
 def test_a_server_that_is_killed_in_mid_edit_gets_the_text_when_it_is_started_again(
@@ -378,24 +352,24 @@ def test_a_server_that_is_killed_in_mid_edit_gets_the_text_when_it_is_started_ag
     from imagemill.server.web.workspace import Workspace
 
     dataset = Workspace(folder).datasets()[0].id
-    with process(folder, 0) as (running, address):
-        port = int(address.rpartition(":")[2])
+    with started(folder, IMAGEMILL_TOKEN=TOKEN) as (running, address):
+        port = int(address.strip("/").rpartition(":")[2])
         context = browser.new_context(base_url=address)
         context.set_default_timeout(15_000)
         page = context.new_page()
-        page.goto(f"{address}/?token={TOKEN}")
+        page.goto(f"{address}?token={TOKEN}")
         show(page, dataset)
         page.keyboard.press("e")
         page.keyboard.type(" acknowledged")
         page.locator(".text[data-column=caption] .state", has_text="Saved").wait_for()
-        running.send_signal(signal.SIGKILL)
+        running.kill()
         running.wait(10)
         page.keyboard.type(" and not")
         page.locator(".text[data-column=caption] .state", has_text="Kept in this browser").wait_for()
         page.close(run_before_unload=False)  # the browser's tab crashes as well
     edits = Edits(folder / "cats")
     assert edits.of("3-0").texts["caption"] == "picture number 3 acknowledged"
-    with process(folder, port):
+    with started(folder, port=port, IMAGEMILL_TOKEN=TOKEN):
         page = context.new_page()
         # Whichever image is opened first.
         show(page, dataset, "5-0")
@@ -408,13 +382,11 @@ def test_a_server_that_is_killed_in_mid_edit_gets_the_text_when_it_is_started_ag
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_everybody_can_use_it(browser: Browser, web: Served, cats: str, width: int, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     with opened(browser, web, viewport={"width": width, "height": 844}, color_scheme=scheme) as page:
         show(page, cats)
         page.keyboard.press("k")
         page.keyboard.press("e")
         page.locator("summary").click()
         page.locator(".carried .facts").wait_for()
-        found = axe.run(page).response["violations"]
-        assert [each["id"] for each in found if each["impact"] in {"serious", "critical"}] == []
+        assert barriers(page) == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import re
-import signal
-import subprocess
-import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +14,7 @@ import pytest
 
 import imagemill as package
 from tests.conftest import contents
-from tests.web_server import TOKEN, Served, opened
+from tests.web_server import TOKEN, Served, barriers, opened, started
 
 PICTURES = Path(__file__).parent.parent / "docs" / "images" / "web"
 """Where pictures of the pages go when IMAGEMILL_SCREENSHOTS is set."""
@@ -211,6 +205,15 @@ def reach(page: Any, selector: str, most: int = 120) -> None:
     raise AssertionError(f"{selector} cannot be reached by Tab on {page.url}")
 
 
+def name_it(page: Any, key: str, dialog: str, name: str) -> None:
+    """Open a dialog that asks for a name, and give one."""
+    page.keyboard.press(key)
+    until(page, f"document.activeElement.id === '{dialog}-name' && document.activeElement.value")
+    page.keyboard.press("Control+a")
+    page.keyboard.type(name)
+    page.keyboard.press("Enter")
+
+
 def test_the_same_without_a_mouse(web: Served, browser: Any, tmp_path: Path) -> None:
     web.state.models.append("fake")
     with opened(browser, web) as page:
@@ -260,18 +263,10 @@ def test_the_same_without_a_mouse(web: Served, browser: Any, tmp_path: Path) -> 
         page.keyboard.press("Enter")
         until(page, lambda: view(web, "keys", search="crimson", search_column="caption") > 0)
         page.locator("#curate-replace").wait_for(state="hidden")
-        page.keyboard.press("Shift+S")
-        until(page, "document.activeElement.id === 'curate-save-name' && document.activeElement.value")
-        page.keyboard.press("Control+a")
-        page.keyboard.type("kept")
-        page.keyboard.press("Enter")
+        name_it(page, "Shift+S", "curate-save", "kept")
         until(page, (web.folder / "kept" / "README.md").exists)
         page.locator("#curate-save").wait_for(state="hidden")
-        page.keyboard.press("Shift+E")
-        until(page, "document.activeElement.id === 'curate-export-name' && document.activeElement.value")
-        page.keyboard.press("Control+a")
-        page.keyboard.type("sent")
-        page.keyboard.press("Enter")
+        name_it(page, "Shift+E", "curate-export", "sent")
         until(page, (web.folder / "sent-imagefolder" / "README.md").exists)
         page.locator("#curate-export").wait_for(state="hidden")
         page.keyboard.press("?")
@@ -284,23 +279,6 @@ def test_the_same_without_a_mouse(web: Served, browser: Any, tmp_path: Path) -> 
 def view(web: Served, name: str, **query: str) -> int:
     answer = web.client.get(f"/api/datasets/{a_dataset(web, name)}/view", params=query)
     return int(answer.json()["total"]) if answer.status_code == 200 else -1
-
-
-@contextmanager
-def process(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process of its own, ready to be asked; killed at the end."""
-    command = [sys.executable, "-m", "imagemill", "serve", str(folder), "--no-browser", f"--port={port}"]
-    environment = {**os.environ, "IMAGEMILL_TOKEN": TOKEN}
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
-    try:
-        assert running.stdout
-        assert re.match(r"http://", running.stdout.readline())
-        yield running
-    finally:
-        running.kill()
-        running.wait()
-        if running.stdout:
-            running.stdout.close()
 
 
 def free_port() -> int:
@@ -325,7 +303,7 @@ def test_a_killed_server_loses_neither_the_job_nor_what_is_being_written(browser
     page = context.new_page()
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with httpx2.Client(base_url=url, headers=headers, trust_env=False, timeout=30) as client:
-        with process(folder, port) as first:
+        with started(folder, port=port, IMAGEMILL_TOKEN=TOKEN) as (first, _):
             values = {"model": ["fake"], "images_per_prompt": ["2"], "latency": ["0.3"]}
             asked = {
                 "source": "typed",
@@ -341,11 +319,11 @@ def test_a_killed_server_loses_neither_the_job_nor_what_is_being_written(browser
             page.keyboard.press("e")
             page.locator("[data-column=caption] textarea").fill("acknowledged")
             until(page, lambda: client.get(f"/api/datasets/{cats}/images/1-0").json()["revision"] == 1)
-            first.send_signal(signal.SIGKILL)
+            first.kill()
             first.wait()
             page.locator("[data-column=caption] textarea").fill("written while nobody listened")
             page.wait_for_timeout(1_500)
-        with process(folder, port):
+        with started(folder, port=port, IMAGEMILL_TOKEN=TOKEN):
             # The same page, still open, sends what it has kept; a reload would send it as well.
             page.reload()
             wanted = "written while nobody listened"
@@ -366,7 +344,6 @@ DIALOGS = ("r", "Shift+S", "Shift+E", "Shift+A", "Shift+H", "?")
 @pytest.mark.parametrize(("viewport", "scheme"), [(LARGE, "light"), (SMALL, "dark")], ids=["large-light", "small-dark"])
 def test_every_page_is_accessible(web: Served, browser: Any, viewport: dict[str, int], scheme: str) -> None:
     """axe finds nothing serious, whatever the theme."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is run by axe-playwright-python")
     dataset, upload = some_of_everything(web)
     gallery = f"/datasets/{dataset}"
     own = (gallery, f"{gallery}/images/0-0", f"{gallery}/compare?images=0-0,1-0", upload, "/executions/1", "/none")
@@ -375,10 +352,10 @@ def test_every_page_is_accessible(web: Served, browser: Any, viewport: dict[str,
 
         def look(what: str) -> None:
             until(page, STILL)
-            found.extend(f"{what}: {each}" for each in serious(axe, page))
+            found.extend(f"{what}: {each}" for each in barriers(page))
             page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
             until(page, STILL)
-            found.extend(f"{what}, other theme: {each}" for each in serious(axe, page, ["color-contrast"]))
+            found.extend(f"{what}, other theme: {each}" for each in barriers(page, ["color-contrast"]))
             page.emulate_media(color_scheme=scheme)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), what
 
@@ -411,17 +388,3 @@ def some_of_everything(web: Served) -> tuple[str, str]:
     sent = web.client.post("/api/uploads", files=files, headers={"Accept": "application/json"})
     web.client.post(f"/api/datasets/{dataset}/save-as", json={"name": "other"})
     return dataset, str(sent.json()["uploads"][0]["url"])
-
-
-def serious(axe: Any, page: Any, rules: Sequence[str] = ()) -> list[str]:
-    """What axe finds to be serious or worse, by all of its rules or some."""
-    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
-    if not page.evaluate("'axe' in window"):
-        page.evaluate(axe.Axe().axe_script)
-    result = page.evaluate("(options) => axe.run(document, options)", options)
-    return [
-        f"{each['id']} {node['target']} {json.dumps(node['any'][0]['message'] if node['any'] else '')}"
-        for each in result["violations"]
-        if each["impact"] in {"serious", "critical"}
-        for node in each["nodes"]
-    ]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from imagemill.dataset import Dataset
 from imagemill.dataset.verify import verify
 from imagemill.errors import LockedError, UsageError
 from imagemill.server.web.queue.jobs import Progress
-from tests.web_server import Served
+from tests.web_server import Served, ended, until
 
 pytest.importorskip("apsw", reason="the queue needs apsw: pip install '.[serve]'")
 
@@ -33,23 +33,10 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-def until(true: Callable[[], Any], seconds: float = 20) -> Any:
-    """Wait for a condition; returns what it returned."""
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-    return found
-
-
 def generate(queue: Any, table: Path, output: Path, *flags: str, device: str = "cpu") -> int:
     arguments = ["generate", str(table), f"--output={output}", "--model=fake", *flags]
     job: int = queue.add("generate", output.name, arguments, output=output, device=device)
     return job
-
-
-def ended(queue: Any, job: int) -> Any:
-    return until(lambda: found if (found := queue.get(job)).over else None)
 
 
 def starts(queue: Any, job: int) -> int:

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import Command
-from tests.web_server import TOKEN, Served, served
+from tests.web_server import TOKEN, Served, served, started
 
 httpx2 = pytest.importorskip("httpx2", reason="the web app is asked with httpx2: pip install '.[remote]'")
-
-
-@contextmanager
-def started(*arguments: object, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command in a process of its own, with the line that it prints."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "imagemill", "serve", *map(str, arguments), "--no-browser", "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **variables},
-    )
-    assert process.stdout
-    assert process.stderr
-    try:
-        yield process, process.stdout.readline().strip()
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        process.stderr.close()
 
 
 def test_the_link_lets_in_once_and_the_cookie_after_it(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +61,37 @@ def served(folder: Path, port: int = 0) -> Iterator[Served]:
         yield Served(server.address, folder, server.web, client)
 
 
+@contextmanager
+def started(*arguments: object, port: int = 0, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command in a process of its own, with the line that it prints when it can be asked; killed at the end."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "imagemill", "serve", *map(str, arguments), "--no-browser", f"--port={port}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **variables},
+    ) as process:
+        assert process.stdout
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def until(true: Callable[[], Any], seconds: float = 20) -> Any:
+    """Wait for a condition; returns what it returned."""
+    end = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+    return found
+
+
+def ended(queue: Any, job: int) -> Any:
+    """A job when it has ended."""
+    return until(lambda: found if (found := queue.get(job)).over else None, 60)
+
+
 CHROMIUM = os.environ.get("PLAYWRIGHT_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
 
 
@@ -91,3 +125,19 @@ def opened(browser: Browser, web: Served, **options: Any) -> Iterator[Page]:
     context.close()
     # Refusals that a test asks for are logged by the browser as well.
     assert [each for each in problems if "Failed to load resource" not in each] == []
+
+
+def barriers(page: Page, rules: Sequence[str] = ()) -> list[str]:
+    """What axe finds that keeps people out of a page, by all of its rules or some."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe is run by axe-playwright-python: pip install '.[dev]'"
+    )
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(axe.Axe().axe_script)
+    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    found = page.evaluate("options => axe.run(document, options)", options)["violations"]
+    return [
+        f"{each['id']}, {each['impact']}: {node['html']} {node['any'][0]['message'] if node['any'] else ''}"
+        for each in found
+        for node in each["nodes"]
+    ]
