@@ -89,12 +89,11 @@ function place(row) {
   const order = ({ dataset }) => (OVER.includes(dataset.state) ? -Number(dataset.ended) : Number(dataset.position));
   const others = [...list.children].filter((each) => each !== row);
   const next = others.find((each) => order(each) > order(row)) ?? null;
-  if (row.parentElement !== list || row.nextElementSibling !== next) {
-    const focused = row.contains(document.activeElement) ? document.activeElement : null;
-    list.insertBefore(row, next);
-    focused?.focus({ preventScroll: true });
-  }
+  const focused = row.contains(document.activeElement) ? document.activeElement : null;
+  if (row.parentElement !== list || row.nextElementSibling !== next) list.insertBefore(row, next);
   showSections();
+  // It went with the move, and could not come back into a section that was hidden.
+  if (document.activeElement !== focused) focused?.focus({ preventScroll: true });
 }
 
 function showSections() {
