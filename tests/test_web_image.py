@@ -137,7 +137,7 @@ def test_decisions_arrive_in_the_order_in_which_they_were_made(browser_page: Pag
     page.keyboard.press("x")
     page.wait_for_selector("[data-decision=reject][aria-pressed=true]")
     page.keyboard.press("Control+z")
-    page.locator(".toast", has_text="Taken back").wait_for()
+    page.locator(".toast", has_text="Undid").wait_for()
     assert [decided(web, cats, image)["decision"] for image in ("3-0", "4-0")] == ["keep", ""]
 
 

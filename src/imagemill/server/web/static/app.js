@@ -71,10 +71,17 @@ export function toast(text, { undo, link, kind } = {}) {
   }
   // Only links and errors stay beside what is said later, each once.
   for (const each of [...toasts.children]) {
-    if ("passing" in each.dataset || each.firstElementChild.textContent === said.textContent) each.remove();
+    const used = each.matches(":focus-within");
+    if (!used && ("passing" in each.dataset || each.firstElementChild.textContent === said.textContent)) each.remove();
   }
   const shown = el("div", { class: `toast ${kind ?? ""}`, "data-passing": !link && kind !== "error" }, said);
-  const close = () => shown.remove();
+  let before = null; // what had the focus
+  shown.addEventListener("focusin", ({ relatedTarget }) => (before ??= relatedTarget));
+  const close = () => {
+    const focused = shown.matches(":focus-within");
+    shown.remove();
+    if (focused) (before?.isConnected ? before : document.getElementById("main")).focus();
+  };
   const soon = (pause) => setTimeout(() => (shown.matches(":hover, :focus-within") ? soon(pause) : close()), pause);
   if (link) shown.append(el("a", { href: link.href, class: "button small" }, link.text));
   if (undo) shown.append(el("button", { type: "button", onclick: () => (close(), undo()) }, "Undo"));
@@ -82,6 +89,11 @@ export function toast(text, { undo, link, kind } = {}) {
   else soon(undo || link ? 12000 : 5000);
   toasts.append(shown);
   return close;
+}
+
+/** Say something to those who only hear the page; others see it. */
+export function announce(text) {
+  document.getElementById("told").textContent = text;
 }
 
 /** Say what went wrong. */

@@ -1,11 +1,13 @@
 /** Two to four images side by side: one look at all, what differs, and a decision about each. */
 
-import { api, el, keys, tell, toast } from "./app.js";
+import { announce, api, el, keys, tell, toast } from "./app.js";
+import { spoken } from "./edited.js";
 import { shown } from "./grid_tile.js";
 import { on } from "./live.js";
 
 const CLOSEST = 40;
 const STEP = 1.25;
+const PAN = 80; // pixels that a key moves the pictures
 const LEFT_OUT = new Set(["file_name", "sha256", "pixels_sha256", "perceptual_hash"]); // differ always, and say nothing
 
 const page = JSON.parse(document.getElementById("page-data").textContent);
@@ -60,6 +62,7 @@ class Frame {
     const y = inside(look.y, height, this.canvas.clientHeight);
     this.picture.style.transform = `translate(${x}px, ${y}px) scale(${scale})`;
     this.canvas.classList.toggle("sharp", scale >= 3);
+    this.canvas.classList.toggle("zoomed", look.zoom > 1);
   }
 
   mark() {
@@ -83,6 +86,7 @@ class Frame {
       const selection = { images: [this.image.id] };
       const { event } = await api("POST", `/api/datasets/${page.dataset}/bulk`, { selection, ...change });
       if (event) mine.push(event.number);
+      announce(spoken(change));
     } catch (error) {
       Object.assign(this.image, before);
       this.mark();
@@ -143,6 +147,12 @@ function pan(x, y) {
   look.y = within(look.y + y, height, frame.canvas.clientHeight);
   for (const each of frames) each.place();
   find("zoom-fit").textContent = look.zoom === 1 ? "Fit" : `${Math.round(look.zoom * 100)} %`;
+}
+
+/** Move what is looked at by a key. */
+function move(x, y) {
+  const { width, height } = frames[active].size;
+  pan((PAN * x) / width, (PAN * y) / height);
 }
 
 function fit() {
@@ -223,8 +233,11 @@ const act = (change) => frames[active].decide(change);
 for (const [key, what, run] of [
   ["ArrowLeft", "The image to the left or right", () => activate(active - 1, { focus: true })],
   ["ArrowRight", "The image to the left or right", () => activate(active + 1, { focus: true })],
-  ["Shift+ArrowLeft", "Swap with its neighbour", () => swap(active, -1)],
-  ["Shift+ArrowRight", "Swap with its neighbour", () => swap(active, 1)],
+  ["<", "Swap with its neighbour", () => swap(active, -1)],
+  [">", "Swap with its neighbour", () => swap(active, 1)],
+  ...[["Left", -1, 0], ["Right", 1, 0], ["Up", 0, -1], ["Down", 0, 1]].map(([way, x, y]) => [
+    `Shift+Arrow${way}`, "Look elsewhere in them", () => move(x, y),
+  ]),
   ["k", "Keep", () => act({ decision: "keep" })],
   ["x", "Reject", () => act({ decision: "reject" })],
   ["u", "Undecided", () => act({ decision: "" })],

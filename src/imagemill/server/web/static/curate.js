@@ -81,10 +81,15 @@ function listen() {
     popover.addEventListener("toggle", (event) => {
       if (event.newState !== "open") return;
       place(popover);
+      tagForm.querySelector("label").textContent = grid.count ? "Tag of the selected images" : "Tag of this image";
       if (popover === tagForm) fillTags().then(() => tagForm.tag.focus(), tell);
       else popover.querySelector("button").focus();
     });
   }
+  document.addEventListener("focusin", ({ target }) => {
+    const open = document.querySelector(".curate-pop:popover-open");
+    if (open && !open.contains(target) && target.getAttribute("popovertarget") !== open.id) open.hidePopover();
+  });
   tagForm.addEventListener("submit", tag);
   grid.addEventListener("im-select", countSelected);
   grid.addEventListener("im-view", countSelected);

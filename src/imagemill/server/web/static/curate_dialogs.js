@@ -260,7 +260,7 @@ async function listExports() {
         {},
         el("a", { href: `/executions/${each.job}` }, each.name),
         el("span", { class: "chip" }, each.layout || each.state),
-        each.download && el("a", { href: each.download, class: "button small", download: "" }, "Download"),
+        each.download && el("a", { href: each.download, class: "button small", download: "" }, "Download", el("span", { class: "visually-hidden" }, ` ${each.name}`)),
       ),
     ),
   );
@@ -350,7 +350,7 @@ async function openHistory() {
         el(
           "li",
           { class: each.undone ? "undone" : null },
-          el("span", {}, each.what),
+          el("span", {}, ...coded(each.what)),
           el("time", { datetime: each.time, class: "soft number" }, each.time && when.format(new Date(each.time))),
         ),
       ),

@@ -9,10 +9,12 @@ const PAUSE = 1500;
 /** Bring the lists up to date, without losing focus or what is open. */
 async function refresh() {
   const opened = [...document.querySelectorAll("details[open]")].map((each) => each.closest("[id]")?.id);
+  const focused = document.querySelector(LISTS).contains(document.activeElement);
   await htmx.ajax("GET", location.href, { target: LISTS, select: LISTS, swap: "outerMorph" });
   for (const each of document.querySelectorAll("details:not([open])")) {
     each.open = opened.includes(each.closest("[id]")?.id);
   }
+  if (focused && document.activeElement === document.body) document.getElementById("main").focus();
 }
 
 /** Run at most once in a while, the last time asked for included. */

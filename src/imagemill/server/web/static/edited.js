@@ -12,6 +12,13 @@ export class Clash extends Error {
   }
 }
 
+/** What a change makes of an image, for those who only hear it. */
+export function spoken({ decision, rating, add_tags: added, remove_tags: removed }) {
+  if (decision !== undefined) return { keep: "Kept", reject: "Rejected", "": "Undecided" }[decision];
+  if (rating !== undefined) return rating ? `Rated ${rating} of 5` : "No rating";
+  return added ? `Tagged: ${added.join(", ")}` : `Untagged: ${removed.join(", ")}`;
+}
+
 /** Changes of whatever image that this page has not sent yet, and the last of them: they are sent one after another,
  * so that what is undone is what was decided last. */
 let unsent = 0;

@@ -148,7 +148,9 @@ function drawChips(wanted, similar) {
     const all = Object.assign({}, ...list.map(([, changes]) => changes), { where: null });
     drawn.push(el("li", {}, el("button", { type: "button", class: "quiet small", onclick: () => change(all) }, "Clear all")));
   }
+  const focused = [...find("chips").querySelectorAll("button")].indexOf(document.activeElement);
   find("chips").replaceChildren(...drawn);
+  if (focused >= 0) [...find("chips").querySelectorAll("button")].slice(0, focused + 1).at(-1)?.focus();
   find("chips").hidden = !list.length;
   find("filters-count").textContent = list.length;
   find("filters-count").hidden = !list.length;
@@ -240,8 +242,16 @@ grid.addEventListener("im-view", ({ detail }) => {
   find("nothing").hidden = true;
   grid.hidden = false;
   if (!detail.total) drawNothing(detail.images);
+  keepFocus();
   filters.shown(query(), grid.view);
 });
+
+/** What had the focus may be gone: then the grid has it, or what stands in its place. */
+function keepFocus() {
+  const { activeElement: focused } = document;
+  if (focused !== document.body && focused.checkVisibility()) return;
+  (grid.hidden ? find("nothing").querySelector("button") : grid)?.focus({ preventScroll: true });
+}
 
 function counted({ total, images: all, stack }) {
   if (stack) return `${number(total)} ${total === 1 ? "prompt" : "prompts"}, ${images(all)} in the dataset`;
@@ -284,6 +294,7 @@ grid.addEventListener("im-error", ({ detail: { error } }) => {
     ...place.map((text) => el("pre", {}, text)),
     ...(error.hint ? [el("p", {}, ...coded(sentence(error.hint)))] : []),
   );
+  keepFocus();
   describe();
   filters.wrong(place.length ? error : null);
 });
@@ -403,7 +414,7 @@ find("go").querySelector("form").addEventListener("submit", () => {
   const place = Number(find("go-number").value) - 1;
   grid.scrollToPlace(place);
   grid.focusPlace(place);
-  grid.focus();
+  find("go").addEventListener("close", () => grid.focus(), { once: true }); // which gives the focus back first
 });
 
 // ---------------------------------------------------------------------------- begin

@@ -52,7 +52,7 @@ export const filters = {
     find("filters-button").setAttribute("aria-expanded", String(wanted));
     if (remember) localStorage.setItem("filters", wanted ? "open" : "closed");
     if (wanted) draw();
-    else if (remember) find("grid").focus({ preventScroll: true });
+    if (remember) find(wanted ? "filters-close" : "grid").focus({ preventScroll: true });
   },
 
   /** A view of a query is shown. */
@@ -199,10 +199,27 @@ async function drawColumn(box, mine) {
     const filter = chosen(where, column);
     const drawn = found.kind === "number" ? bars(column, found, filter) : values(column, found, filter, kind);
     if (found.missing) drawn.push(missing(column, found.missing, filter));
-    box.querySelector(".spread").replaceChildren(...drawn);
+    redraw(box.querySelector(".spread"), drawn);
   } catch (error) {
     box.querySelector(".spread").replaceChildren(el("p", { class: "soft" }, error.message));
   }
+}
+
+/** Draw a column anew; somebody who types a bound, or has pressed a value, goes on doing so. */
+function redraw(place, drawn) {
+  const typed = place.querySelector(".range:focus-within");
+  const range = drawn.findIndex((each) => each.matches(".range"));
+  if (typed && range >= 0) {
+    for (const each of [...place.children]) if (each !== typed) each.remove();
+    typed.before(...drawn.slice(0, range));
+    typed.after(...drawn.slice(range + 1));
+    return;
+  }
+  const focused = place.contains(document.activeElement) ? document.activeElement.dataset.value : undefined;
+  place.replaceChildren(...drawn);
+  if (focused === undefined) return;
+  const again = [...place.children].find((each) => each.dataset.value === focused);
+  (again ?? place.previousElementSibling).focus();
 }
 
 function shape(name, attributes, ...children) {
@@ -291,7 +308,7 @@ function values(column, { values: found, others }, filter, kind) {
     const bar = shape("svg", { viewBox: "0 0 100 2", preserveAspectRatio: "none", class: "share", "aria-hidden": "true" },
       shape("rect", { x: 0, y: 0, height: 2, width: (100 * count) / most }));
     const text = truth ? (yes ? "yes" : "no") : shown(value);
-    return el("button", { type: "button", class: "value", "aria-pressed": String(pressed), title: text, onclick: choose },
+    return el("button", { type: "button", class: "value", "data-value": text, "aria-pressed": String(pressed), title: text, onclick: choose },
       el("span", { class: "text" }, text), el("span", { class: "number soft" }, count.toLocaleString("en")), bar);
   });
   if (others) drawn.push(el("p", { class: "soft number" }, `and ${others.toLocaleString("en")} images with other values`));
@@ -300,6 +317,6 @@ function values(column, { values: found, others }, filter, kind) {
 
 function missing(column, count, filter) {
   const choose = () => page.change({ where: replaced(asked(), column, filter.missing ? "" : `${named(column)} is null`) });
-  return el("button", { type: "button", class: "value", "aria-pressed": String(filter.missing), onclick: choose },
+  return el("button", { type: "button", class: "value", "data-value": "", "aria-pressed": String(filter.missing), onclick: choose },
     el("span", { class: "text" }, "— without a value"), el("span", { class: "number soft" }, count.toLocaleString("en")));
 }

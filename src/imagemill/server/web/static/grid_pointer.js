@@ -9,6 +9,7 @@ const FASTEST = 30; // pixels a frame
 export function listen(grid, choosing) {
   let box = null; // {x, y: where it began in the whole grid, clientX, clientY: where the pointer is}
   let hold = 0;
+  let held = null; // where a finger came down
   let silent = false; // a click that ends a box or a hold says nothing
 
   const placed = (event) => event.target.closest?.(".tile")?.tile.place ?? -1;
@@ -26,6 +27,7 @@ export function listen(grid, choosing) {
     if (event.button !== 0 || event.offsetX > grid.clientWidth + (event.target === grid ? 0 : 1e9)) return;
     const place = placed(event);
     if (event.pointerType === "touch") {
+      held = event;
       hold = setTimeout(() => {
         hold = 0;
         silent = true;
@@ -37,7 +39,7 @@ export function listen(grid, choosing) {
   });
 
   grid.addEventListener("pointermove", (event) => {
-    if (hold) letGo();
+    if (hold && Math.hypot(event.clientX - held.clientX, event.clientY - held.clientY) > DRAGGED) letGo();
     if (!box) return;
     const far = Math.hypot(event.clientX - box.clientX, event.clientY - box.clientY) > DRAGGED;
     if (!box.drawn && !far) return;

@@ -1,7 +1,7 @@
 /** The page of one image: what it shows, the keys, and the way to the images before and after it. */
 
-import { ApiError, api, copy, el, icon, keys, tell, toast } from "./app.js";
-import { Clash, Edited } from "./edited.js";
+import { ApiError, announce, api, copy, el, icon, keys, tell, toast } from "./app.js";
+import { Clash, Edited, spoken } from "./edited.js";
 import "./kept.js";
 import { TextField } from "./texts.js";
 import { Zoom } from "./zoom.js";
@@ -75,7 +75,7 @@ class ImagePage {
     this.find(".file details").addEventListener("toggle", () => this.look(), { once: true });
     this.find(".tag-form").addEventListener("submit", (event) => (event.preventDefault(), this.addTags()));
     this.find("[name=tag]").addEventListener("focus", () => this.offerTags(), { once: true });
-    this.find("[name=tag]").addEventListener("keydown", (event) => event.key === "Escape" && event.target.blur());
+    this.find("[name=tag]").addEventListener("keydown", (event) => event.key === "Escape" && this.find(".canvas").focus({ preventScroll: true }));
   }
 
   /** Show, or hide, what is not safe for work. */
@@ -97,7 +97,9 @@ class ImagePage {
     this.root.dataset.decision = decision;
     const remove = (tag) =>
       el("button", { type: "button", "aria-label": `Remove the tag ${tag}`, onclick: () => this.change({ remove_tags: [tag] }) }, icon("close"));
+    const focused = [...this.root.querySelectorAll(".tags button")].indexOf(document.activeElement);
     this.find(".tags").replaceChildren(...tags.map((tag) => el("li", { class: "chip" }, tag, remove(tag))));
+    if (focused >= 0) (this.root.querySelectorAll(".tags button")[focused] ?? this.find("[name=tag]")).focus();
   }
 
   /** Change something; whether that was acknowledged. */
@@ -105,6 +107,7 @@ class ImagePage {
     try {
       await this.edited.change(change);
       this.say("");
+      announce(spoken(change));
       return true;
     } catch (error) {
       if (error instanceof Clash) toast("Somebody else has decided otherwise meanwhile: look, and decide again.");
@@ -136,7 +139,7 @@ class ImagePage {
     await this.edited.settled();
     try {
       const { event } = await api("POST", `/api/datasets/${this.data.dataset}/${way}`, {});
-      toast(event ? `${way === "undo" ? "Taken back" : "Done again"}: ${event.what}` : `There is nothing to ${way}.`);
+      toast(event ? `${event.what[0].toUpperCase()}${event.what.slice(1)}` : `Nothing to ${way}`);
       await this.edited.refresh();
     } catch (error) {
       tell(error);

@@ -121,7 +121,8 @@ async function put(button) {
       return location.assign(then);
     }
     const line = button.closest("article, li");
-    (line?.nextElementSibling ?? line?.previousElementSibling)?.querySelector("a:not([tabindex])")?.focus();
+    const near = (line?.nextElementSibling ?? line?.previousElementSibling)?.querySelector("a:not([tabindex])");
+    (near ?? document.getElementById("main")).focus();
     document.dispatchEvent(new CustomEvent("lists-changed"));
     say(item, name);
   } catch (error) {
