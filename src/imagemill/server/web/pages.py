@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,17 @@ def coded(text: str) -> Markup:
     return Markup("").join(Markup("<code>{}</code>").format(each) if at % 2 else each for at, each in enumerate(pieces))
 
 
+def _ago(when: float) -> str:
+    """A time as people say it: `3 min ago`, `21 Nov 2026`."""
+    seconds = time.time() - when
+    for most, unit, noun in ((60, 0, ""), (3_600, 60, "min"), (86_400, 3_600, "hour"), (7 * 86_400, 86_400, "day")):
+        if seconds < most:
+            whole = int(seconds // unit) if unit else 0
+            said = f"{whole} min" if noun == "min" else number(whole, noun)
+            return f"{said} ago".replace(" ", "\N{NO-BREAK SPACE}") if unit else "just now"
+    return time.strftime("%-d %b %Y", time.localtime(when))
+
+
 @cache
 def _templates() -> Jinja2Templates:
     environment = Environment(
@@ -35,6 +47,7 @@ def _templates() -> Jinja2Templates:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "ago": _ago,
         "bytes": size,
         "coded": coded,
         "count": lambda count: f"{count:,}",

@@ -19,7 +19,6 @@ from imagemill.errors import ImagemillError
 from imagemill.server.web.gallery import is_unsafe, thumbnail_url
 from imagemill.server.web.queue import Job
 from imagemill.server.web.workspace import Entry, check
-from imagemill.terminal import number
 
 _THUMBNAILS = 4
 _LOOKED_AT = 200
@@ -227,14 +226,3 @@ def _own_bytes(folder: Path) -> int:
     except OSError:
         pass
     return total
-
-
-def ago(when: float) -> str:
-    """A time as people say it: `3 min ago`, `21 Nov 2026`."""
-    seconds = time.time() - when
-    for most, unit, noun in ((60, 0, ""), (3_600, 60, "min"), (86_400, 3_600, "hour"), (7 * 86_400, 86_400, "day")):
-        if seconds < most:
-            whole = int(seconds // unit) if unit else 0
-            said = f"{whole} min" if noun == "min" else number(whole, noun)
-            return f"{said} ago".replace(" ", "\N{NO-BREAK SPACE}") if unit else "just now"
-    return time.strftime("%-d %b %Y", time.localtime(when))

@@ -1,7 +1,17 @@
 """One image of a dataset: found by its id, and put into words for its page."""
 
 from imagemill.server.web.image.locating import Located, locate
-from imagemill.server.web.image.showing import Carried, Shown, carried, decided, pictures_of, recipe_of, shown, texts_of
+from imagemill.server.web.image.showing import (
+    Carried,
+    Shown,
+    carried,
+    decided,
+    picture_url,
+    pictures_of,
+    recipe_of,
+    shown,
+    texts_of,
+)
 
 __all__ = [
     "Carried",
@@ -10,6 +20,7 @@ __all__ = [
     "carried",
     "decided",
     "locate",
+    "picture_url",
     "pictures_of",
     "recipe_of",
     "shown",

@@ -13,6 +13,7 @@ from imagemill.dataset.edits.columns import CAPTION, decided_columns
 from imagemill.dataset.journal import blanks_of
 from imagemill.records import MADE_KEYS, RECORD_KEYS, SOURCE_KEYS, Record, files_of
 from imagemill.server.web.gallery import open_file
+from imagemill.server.web.gallery.views import VERSION
 from imagemill.server.web.image.locating import Located
 
 _FILE_KEYS = ("file_name", "sha256")
@@ -108,6 +109,12 @@ def recipe_of(record: Record) -> dict[str, Any]:
     """Everything that is known of how an image was made, to be copied."""
     recipe = {name: record[name] for name in _RECIPE if name in record}
     return {**recipe, "model_parameters": _parsed(recipe.get("model_parameters"))}
+
+
+def picture_url(dataset: str, located: Located) -> str:
+    """Where the file of an image is shown; another place for another file, so that browsers may keep it."""
+    sha256 = str(located.record.get("sha256", ""))
+    return f"/images/{dataset}/{located.id}/full" + (f"?v={sha256[:VERSION]}" if sha256.isalnum() else "")
 
 
 def pictures_of(located: Located) -> list[str]:

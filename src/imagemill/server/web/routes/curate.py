@@ -17,6 +17,7 @@ from imagemill.server.web.curating import jobs
 from imagemill.server.web.curating.downloads import zip_length, zip_stream
 from imagemill.server.web.curating.replacing import Replacement, check_column, differences, texts_of
 from imagemill.server.web.gallery import Selection
+from imagemill.server.web.routes.edits import publish
 from imagemill.server.web.state import DatasetId, Shared
 
 router = APIRouter()
@@ -200,5 +201,5 @@ def download(web: Shared, job: Annotated[int, Path(ge=1, lt=2**31)]) -> Streamin
 def _changed(web: Shared, dataset: str, edits: Any, event: Any) -> dict[str, Any]:
     revision = edits.revision
     if event.images:
-        web.events.publish("edits", {"dataset": dataset, "revision": revision})
+        publish(web, dataset)
     return {"images": event.images, "revision": revision, "event": asdict(event)}

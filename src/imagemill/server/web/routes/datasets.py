@@ -12,7 +12,7 @@ from imagemill.errors import LockedError, UsageError
 from imagemill.server.web.pages import page
 from imagemill.server.web.routes.uploads import Gone
 from imagemill.server.web.state import DatasetId, Shared, Web
-from imagemill.server.web.summaries import Summary, ago, bytes_of, summary_of, uses
+from imagemill.server.web.summaries import Summary, bytes_of, summary_of, uses
 from imagemill.server.web.uploads import ACCEPTED
 
 router = APIRouter()
@@ -68,7 +68,6 @@ def show(
         by=by,
         orders=_ORDERS,
         accepted=ACCEPTED,
-        ago=ago,
     )
 
 
@@ -76,7 +75,7 @@ def show(
 def card(request: Request, dataset: DatasetId, web: Shared) -> Response:
     """One dataset of the list, as it is now."""
     found = summary_of(web.workspace.entry(dataset), web.queue.jobs())
-    return page(request, "_dataset.html", section="", dataset=found, ago=ago)
+    return page(request, "_dataset.html", section="", dataset=found)
 
 
 @router.get("/datasets/{dataset}/size", include_in_schema=False)

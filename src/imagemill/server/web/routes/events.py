@@ -19,8 +19,4 @@ async def events(
     last_event_id: Annotated[str, Header(max_length=64)] = "",
 ) -> StreamingResponse:
     """Tell what changes from now on, or after the event that the browser got last."""
-    return StreamingResponse(
-        web.events.stream(last_event_id or last),
-        media_type="text/event-stream",
-        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-    )
+    return StreamingResponse(web.events.stream(last_event_id or last), media_type="text/event-stream")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from imagemill.server.web.gallery import is_unsafe
-from imagemill.server.web.image import decided, locate
+from imagemill.server.web.image import decided, locate, picture_url
 from imagemill.server.web.pages import page
 from imagemill.server.web.state import Shared
 
@@ -33,7 +33,7 @@ def compare(request: Request, web: Shared, dataset: str, images: Compared) -> HT
     for image in dict.fromkeys(images.split(",")):
         located = locate(opened, image)
         told = decided(located, edits.of(located.id))
-        picture = f"/images/{entry.id}/{located.id}/full"
+        picture = picture_url(entry.id, located)
         compared.append({**told, "record": located.record, "unsafe": is_unsafe(located.record), "picture": picture})
     data = {"dataset": entry.id, "images": compared}
     return page(request, "compare.html", section="Datasets", name=entry.name, dataset=entry.id, data=data)

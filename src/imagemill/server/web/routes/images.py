@@ -9,8 +9,7 @@ from fastapi.responses import HTMLResponse, Response
 
 from imagemill.images import MAX_BYTES, format_of
 from imagemill.server.web.gallery import PICTURE_HEADERS, is_unsafe, open_file
-from imagemill.server.web.gallery.views import VERSION
-from imagemill.server.web.image import Located, carried, decided, locate, pictures_of, recipe_of, shown
+from imagemill.server.web.image import carried, decided, locate, picture_url, pictures_of, recipe_of, shown
 from imagemill.server.web.pages import page
 from imagemill.server.web.state import Shared
 from imagemill.server.web.workspace import NotFound
@@ -33,7 +32,7 @@ def image_page(request: Request, web: Shared, dataset: str, image: str) -> HTMLR
         name=located.file_name,
         record=located.record,
         shown=shown(located, edited, entry.name),
-        picture=_picture(entry.id, located),
+        picture=picture_url(entry.id, located),
         sources=[f"/images/{entry.id}/{located.id}/source/{place}" for place in range(len(pictures_of(located)))],
         unsafe=is_unsafe(located.record),
         edited=edited,
@@ -74,9 +73,3 @@ def source(web: Shared, dataset: str, image: str, place: int) -> Response:
     return Response(
         data, media_type=f"image/{kind}", headers={**PICTURE_HEADERS, "cache-control": "private, max-age=600"}
     )
-
-
-def _picture(dataset: str, located: Located) -> str:
-    """Where the file of an image is shown; another place for another file, so that browsers may keep it."""
-    sha256 = str(located.record.get("sha256", ""))
-    return f"/images/{dataset}/{located.id}/full" + (f"?v={sha256[:VERSION]}" if sha256.isalnum() else "")

@@ -14,7 +14,6 @@ from starlette.requests import ClientDisconnect
 from imagemill.errors import ImagemillError, LockedError
 from imagemill.server.web.pages import page
 from imagemill.server.web.state import Shared, Web
-from imagemill.server.web.summaries import ago
 from imagemill.server.web.uploads import Upload, receive
 
 router = APIRouter()
@@ -137,7 +136,7 @@ def preview(request: Request, upload: UploadId, web: Shared) -> Response:
 @router.get("/uploads/{upload}/line", include_in_schema=False)
 def line(request: Request, upload: UploadId, web: Shared) -> Response:
     """Its line in the list of uploads."""
-    return page(request, "_upload_line.html", section="", upload=web.uploads.find(upload), ago=ago)
+    return page(request, "_upload_line.html", section="", upload=web.uploads.find(upload))
 
 
 @router.get("/uploads/{upload}/thumbnails/{number}")
@@ -149,8 +148,8 @@ def thumbnail(upload: UploadId, number: Annotated[int, Path(ge=1, le=10_000)], w
 
 
 def _context(web: Web, upload: str) -> dict[str, Any]:
-    found: Upload = web.uploads.find(upload)
-    return {"upload": found, "details": found.details, "looked": web.uploads.looked(upload), "ago": ago}
+    found = web.uploads.find(upload)
+    return {"upload": found, "details": found.details, "looked": web.uploads.looked(upload)}
 
 
 def _is_browser(request: Request) -> bool:
