@@ -301,8 +301,10 @@ def test_what_is_wrong_is_said_at_its_field(web: Served, table: str, dataset: st
     }
     found = planned(web, "generate", source=table, values={"prompt_column": "absent"})
     assert found["problems"].keys() == {"prompt_column"}
-    found = planned(web, "select", source=dataset, values={"where": "absent > 1"})
-    assert "absent" in " ".join(found["problems"].values())
+    found = planned(web, "select", source=dataset, values={"where": "absent > 1"})["problems"]
+    assert found["where"].startswith("There is no column `absent`: columns: ")
+    found = planned(web, "generate", source=table, values={"accept": "alignment >"})["problems"]
+    assert found["accept"].startswith("Expected a column or a value, got the end: for instance: ")
     assert planned(web, "select", source=dataset)["problems"].keys() == {""}
     assert planned(web, "score", source=dataset, values={"scorers": [""]})["problems"].keys() == {"scorers"}
     answer = web.client.post("/api/make/generate", json={"source": table, "name": "../out", "values": values})

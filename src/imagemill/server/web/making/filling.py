@@ -120,6 +120,7 @@ _WORDS = {
 }
 _BOUNDS = re.compile(rf"input should be ({'|'.join(_WORDS)}) (-?\d+(?:\.\d+)?)")
 _NUMBERS = re.compile(r"input should be a(?: finite| valid)? (integer|number)(?:, [^`]*?)?(?=, got:|$)")
+_EXPRESSION = "in the expression: "
 _FLAG = re.compile(r"`--([\w-]+)`")
 _SAID = re.compile(r"(?:[\w ]+: )?`(\w+)`(?:: )?(.*)", re.DOTALL)
 
@@ -127,6 +128,12 @@ _SAID = re.compile(r"(?:[\w ]+: )?`(\w+)`(?:: )?(.*)", re.DOTALL)
 def problems_of(error: ImagemillError, form: Form) -> dict[str, str]:
     """What an error says, by the field it is about; under "" what is about none, with the hint."""
     found: dict[str, list[str]] = {}
+    reason, below, _ = error.message.partition("\n\n")
+    if below and reason.startswith(_EXPRESSION):
+        # Below it the place is marked in the expression, which stands in its field here.
+        name = next((name for name in ("where", "accept") if name in form.values), "")
+        text = reason.removeprefix(_EXPRESSION)
+        return {name: f"{text[:1].upper()}{text[1:]}: {_hint_of(error, form)}"}
     for line in map(_in_words, error.message.split("\n")):
         said = _SAID.fullmatch(line)
         if said and said[1] in form.fields:
