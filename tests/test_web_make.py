@@ -268,12 +268,13 @@ def test_a_plan_shows_the_first_prompts_and_what_their_rows_set(web: Served) -> 
     ("operator", "values", "headline", "fact"),
     [
         ("caption", {}, "4 images without a text", "unknown before it runs"),
+        ("caption", {"captions_per_image": "3"}, "4 images without a text", "3"),
         ("score", {"scorers": ["hashes", "quality"]}, "4 images", "4 to score: pixels_sha256, perceptual_hash"),
         ("select", {"top": "1", "per": "prompt", "by": "seed"}, "2 of 4 images kept", "2"),
         ("select", {"where": 'prompt contains "star"'}, "2 of 4 images kept", "next to nothing: files are hard links"),
         ("export", {"layout": "parquet"}, "4 images", "about BYTES"),
         ("export", {"layout": "parquet", "where": 'prompt contains "star"'}, "2 images", "about HALF"),
-        ("export", {"layout": "parquet", "image_format": "jpeg"}, "4 images", "unknown"),
+        ("export", {"layout": "parquet", "image_format": "jpeg"}, "4 images", "unknown, since pictures are converted"),
         ("augment", {"keep_original": "no", "images_per_sample": "3"}, "12 images", "4 × 3"),
     ],
 )

@@ -101,6 +101,7 @@ def _data(prepared: Prepared) -> dict[str, Any]:
         "dataset": str(prepared.dataset.folder),
         "column": prepared.options.column,
         "model": prepared.info.name,
+        "captions_per_image": prepared.options.captions_per_image,
         "images": prepared.images,
         "done": prepared.images - pending,
         "failed": dict(failed),

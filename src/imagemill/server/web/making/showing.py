@@ -49,17 +49,13 @@ def _time(seconds: float) -> str:
     return "under a second" if seconds < 1 else f"about {duration(seconds)}"
 
 
-def _size(count: int | None) -> str:
-    return "unknown" if count is None else f"about {size(count)}"
-
-
 def _of_images(operator: str, data: Mapping[str, Any]) -> Iterator[Fact]:
     noun = "Prompts" if operator == "generate" else "Rows"
     each = data["images"] / data["prompts"]
     yield noun, f"{data['prompts']:,}" + (f" × {each:g}" if each != 1 else "")
     yield "Model", data["model"]
     yield "Estimated time", "unknown" if data["seconds"] is None else _time(data["seconds"])
-    yield "Size", _size(data["bytes"])
+    yield "Size", "unknown" if data["bytes"] is None else f"about {size(data['bytes'])}"
     if data["cost"] is None or data["cost"] > 0:
         yield "Calls", f"{data['calls']:,}"
         yield "Cost", "unknown" if data["cost"] is None else f"${data['cost']:,.2f}"
@@ -78,6 +74,8 @@ def _of_prompt(prompt: str, **told: Any) -> dict[str, str]:
 
 def _of_captions(data: Mapping[str, Any]) -> tuple[str, list[Fact]]:
     facts = [("Images", f"{data['images']:,}"), ("Column", data["column"]), ("Model", data["model"]), _UNTIMED]
+    if data["captions_per_image"] > 1:
+        facts.insert(1, ("Captions of each", f"{data['captions_per_image']:,}"))
     if data["done"]:
         facts.append(("Done before", f"{data['done']:,}"))
     return f"{number(data['images'] - data['done'], 'image')} without a text", facts
@@ -102,7 +100,9 @@ def _of_selection(data: Mapping[str, Any]) -> tuple[str, list[Fact]]:
 
 def _of_splits(data: Mapping[str, Any]) -> tuple[str, list[Fact]]:
     splits = data["splits"]
-    facts = [("Layout", data["layout"]), ("Size", _size(data["bytes"]))]
+    total = data["bytes"]
+    told = "unknown, since pictures are converted" if total is None else f"about {size(total)}"
+    facts = [("Layout", data["layout"]), ("Size", told)]
     if len(splits) > 1:
         facts += [(name, f"{count:,}") for name, count in splits.items()]
     return number(sum(splits.values()), "image"), facts
