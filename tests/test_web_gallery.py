@@ -174,6 +174,41 @@ def test_stacks_places_and_ids(gallery: Gallery) -> None:
     assert gallery.get(f"/api/views/{other}/place", image=ids[-1])["place"] is None
 
 
+def test_a_stack_is_all_of_its_images(gallery: Gallery) -> None:
+    from imagemill.server.web.gallery import Selection
+
+    resolve = gallery.web.state.views.resolve
+    gallery.edits.change(["3-1"], rating=5)
+    gallery.edits.change(["1-0", "1-1", "4-0", "5-0", "5-1", "5-2"], decision="keep", rating=2)
+    gallery.edits.change(["1-2", "4-1"], decision="reject", rating=2)
+    gallery.edits.change(["5-1"], texts={"caption": "another"})
+    view = gallery.open(stack="prompt", by="rating")
+    assert (view["total"], view["matching"], view["images"]) == (ROWS, ROWS * EACH, ROWS * EACH)
+    rows = gallery.get(f"/api/views/{view['view']}/slice", count=2)["rows"]
+    rows += gallery.get(f"/api/views/{view['view']}/slice", start=2, count=3)["rows"]
+    found = {row["id"]: [row[name] for name in ("decision", "kept", "rejected", "rating", "edited")] for row in rows}
+    # A mark says what is true of all.
+    assert found == {
+        "3-1": ["", 0, 0, 0, False], "1-0": ["", 2, 1, 2, False], "4-0": ["", 1, 1, 0, False],
+        "5-0": ["keep", 3, 0, 2, False], "0-0": ["", 0, 0, 0, False],
+    }  # fmt: skip
+    told = gallery.get(f"/api/views/{view['view']}/ids", start=1, count=2)
+    assert told == {"ids": ["1-0", "4-0"], "stacked": [3, 3]}
+    facets = gallery.get(f"/api/views/{view['view']}/facets")
+    assert facets["decisions"] == {"undecided": ROWS * EACH - 8, "keep": 6, "reject": 2}
+    some = resolve(gallery.id, Selection(images=["3-1", "4-0"], stacks=view["view"]))
+    assert some.ids == ["3-0", "3-1", "3-2", "4-0", "4-1", "4-2"]
+    rest = resolve(gallery.id, Selection.model_validate({"view": view["view"], "except": ["3-1", "4-0"]}))
+    assert rest.ids == [image for image in gallery.ids() if image not in some.ids]
+    # What the filter leaves out is not meant.
+    kept = gallery.open(stack="prompt", decision="keep")["view"]
+    assert resolve(gallery.id, Selection(images=["1-0"], stacks=kept)).ids == ["1-0", "1-1"]
+    assert resolve(gallery.id, Selection(view=kept)).ids == ["1-0", "1-1", "4-0", "5-0", "5-1", "5-2"]
+    nothing = gallery.open(stack="prompt", search="no such prompt")
+    assert (nothing["total"], nothing["matching"]) == (0, 0)
+    assert gallery.get(f"/api/views/{nothing['view']}/slice") == {"rows": []}
+
+
 def test_figures_of_a_view(gallery: Gallery) -> None:
     gallery.edits.change(["0-0", "0-1"], decision="keep", rating=3, add_tags=["b", "a"])
     gallery.edits.change(["0-0"], remove_tags=["a"], texts={"topic": "mine"})

@@ -21,12 +21,10 @@ from imagemill.errors import UsageError
 from imagemill.expressions.nodes import kind_of
 from imagemill.server.web.gallery.overlay import RATING, Overlay, decision_code
 from imagemill.server.web.gallery.snapshots import Snapshot, Snapshots
+from imagemill.server.web.gallery.stacks import Stacks
 from imagemill.server.web.workspace import IMAGE_ID, NotFound, Workspace
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from imagemill.dataset.index import Index
     from imagemill.dataset.index.segments import Rows
 
@@ -52,6 +50,7 @@ VERSION = 16
 
 ImageId = Annotated[str, StringConstraints(pattern=IMAGE_ID)]
 ImageIds = Annotated[list[ImageId], Field(max_length=100_000)]
+MaybeView = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{16})?$")]
 
 
 class Gone(UsageError):
@@ -85,18 +84,22 @@ class Asked(BaseModel):
 
 
 class Selection(BaseModel):
-    """Some images by name, or all of a view but some."""
+    """Some images by name, or all of a view but some; one of a stack stands for all that the view has of its prompt."""
 
     model_config = ConfigDict(extra="forbid")
 
     images: ImageIds = Field(default_factory=list)
-    view: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{16})?$")] = ""
+    view: MaybeView = ""
     left_out: ImageIds = Field(default_factory=list, alias="except")
+    stacks: MaybeView = ""
+    """The view whose stacks the named images stand for; empty where each is itself alone."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Selection:
         if bool(self.images) == bool(self.view):
             raise ValueError("name images, or a view")
+        if self.stacks and self.view:
+            raise ValueError("a view knows its stacks: name `stacks` with images")
         return self
 
 
@@ -129,15 +132,19 @@ class View:
     snapshot: Snapshot
     rows: Rows
     """The images, or the first of each stack, in order."""
-    stacked: NDArray[np.int64] | None
-    """How many images each stack has."""
+    stacks: Stacks | None
     revision: int
     """Of the edits."""
 
     @property
+    def members(self) -> Rows:
+        """All images that match, also those that a stack hides."""
+        return self.stacks.members if self.stacks else self.rows
+
+    @property
     def bytes(self) -> int:
         """What it takes in memory."""
-        return self.rows.nbytes + (0 if self.stacked is None else self.stacked.nbytes)
+        return self.rows.nbytes + (self.stacks.bytes if self.stacks else 0)
 
 
 class Views:
@@ -166,10 +173,9 @@ class Views:
         overlay = self._overlay(dataset, snapshot)
         rows = _passing(overlay, asked, overlay.rows(asked.where, asked.search, asked.search_column))
         rows = overlay.ordered(rows, asked.by, asked.ascending)
-        stacked = None
-        if asked.stack:
-            rows, stacked = _stacks(snapshot, rows)
-        view = View(secrets.token_hex(8), dataset, asked, snapshot, rows, stacked, overlay.revision)
+        stacks = Stacks.of(snapshot, rows) if asked.stack else None
+        rows = stacks.firsts if stacks else rows
+        view = View(secrets.token_hex(8), dataset, asked, snapshot, rows, stacks, overlay.revision)
         with self._lock:
             self._views[view.id] = view
             self._bound()
@@ -190,8 +196,10 @@ class Views:
         tiles = self.tiles(view.dataset, view.snapshot, view.rows[start : start + count], view.asked.by)
         for place, tile in enumerate(tiles, start=start):
             tile["place"] = place
-            if view.stacked is not None:
-                tile["stacked"] = int(view.stacked[place])
+        if view.stacks and tiles:
+            overlay = self._overlay(view.dataset, view.snapshot)
+            for tile, told in zip(tiles, view.stacks.decided(overlay, start, len(tiles)), strict=True):
+                tile.update(told)
         return tiles
 
     def tiles(self, dataset: str, snapshot: Snapshot, rows: Rows, by: str = "") -> list[dict[str, Any]]:
@@ -251,23 +259,23 @@ class Views:
         kind = overlay.schema.field(column).type
         if kind_of(kind) not in {"number", "text", "yes or no"}:
             raise UsageError(f"`{column}` holds neither numbers nor texts", "ask for another column")
-        return histogram_of(column, kind, [overlay.values(column, np.sort(view.rows))], bins)
+        return histogram_of(column, kind, [overlay.values(column, np.sort(view.members))], bins)
 
     def facets(self, view: View) -> dict[str, Any]:
         """What people have decided until now of the images of a view."""
         import numpy as np
 
         overlay = self._overlay(view.dataset, view.snapshot)
-        decisions = np.bincount(overlay.decisions[view.rows], minlength=len(DECISIONS)).tolist()
+        decisions = np.bincount(overlay.decisions[view.members], minlength=len(DECISIONS)).tolist()
         shown = np.zeros(len(view.snapshot), bool)
-        shown[view.rows] = True
+        shown[view.members] = True
         tags = {tag: int(np.count_nonzero(shown[rows])) for tag, rows in overlay.tagged.items()}
         most = sorted((tag for tag in tags if tags[tag]), key=lambda tag: (-tags[tag], tag))[:_TAGS]
         return {
             "decisions": dict(zip([name or "undecided" for name in DECISIONS], decisions, strict=True)),
-            "ratings": np.bincount(overlay.ratings[view.rows], minlength=6).tolist(),
+            "ratings": np.bincount(overlay.ratings[view.members], minlength=6).tolist(),
             "tags": [{"value": tag, "count": tags[tag]} for tag in most],
-            "edited": int(overlay.edited[view.rows].sum()),
+            "edited": int(overlay.edited[view.members].sum()),
         }
 
     def columns(self, dataset: str, snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -291,18 +299,22 @@ class Views:
         """The images of a selection, in plan order; raises NotFound, and Gone."""
         import numpy as np
 
-        if not selection.view:
+        if not (selection.view or selection.stacks):
             snapshot = self.snapshots.latest(dataset, _LONG)
             if snapshot is None:
                 raise NotFound("the dataset is still being read", "try again in a while")
             return Selected(snapshot, np.unique(snapshot.rows(selection.images)))
-        view = self.find(selection.view)
+        view = self.find(selection.view or selection.stacks)
         if view.dataset != dataset:
             raise Gone
-        chosen = np.zeros(len(view.snapshot), bool)
-        chosen[view.rows] = True
-        chosen[view.snapshot.rows(selection.left_out)] = False
-        return Selected(view.snapshot, np.flatnonzero(chosen).astype(np.uint32))
+        named = view.snapshot.rows(selection.left_out if selection.view else selection.images)
+        meant = view.stacks.with_variants(view.snapshot, named) if view.stacks else named
+        if selection.view:
+            chosen = np.zeros(len(view.snapshot), bool)
+            chosen[view.members] = True
+            chosen[meant] = False
+            meant = np.flatnonzero(chosen).astype(np.uint32)
+        return Selected(view.snapshot, np.unique(meant))
 
     def _overlay(self, dataset: str, snapshot: Snapshot) -> Overlay:
         """The edits as they are now, over a snapshot; the last one is kept."""
@@ -352,15 +364,6 @@ def _passing(overlay: Overlay, asked: Asked, rows: Rows) -> Rows:
     if asked.tag:
         rows = np.intersect1d(rows, overlay.tagged.get(asked.tag, ())).astype(np.uint32)
     return rows[overlay.edited[rows]] if asked.edited else rows
-
-
-def _stacks(snapshot: Snapshot, rows: Rows) -> tuple[Rows, NDArray[np.int64]]:
-    """The first row of each prompt, in order, and how many rows each has."""
-    import numpy as np
-
-    _, firsts, counts = np.unique(snapshot.prompts[rows], return_index=True, return_counts=True)
-    order = np.argsort(firsts)
-    return rows[firsts[order]], counts[order]
 
 
 def _short(value: Any) -> Any:

@@ -54,6 +54,7 @@ def open_view(web: Shared, dataset: DatasetId, asked: Annotated[Asked, Query()])
         {
             "view": view.id,
             "total": len(view.rows),
+            "matching": len(view.members),
             "images": len(view.snapshot),
             "newer": 0,
             "revision": view.revision,
@@ -81,9 +82,12 @@ def slice_of(
 def ids(
     web: Shared, view: ViewId, start: Start = 0, count: Annotated[int, Query(ge=1, le=100_000)] = 1_000
 ) -> Response:
-    """The ids of some images of a view."""
+    """The ids of some images of a view, and of stacks how many images each has."""
     found: View = web.views.find(view)
-    return JSONResponse({"ids": found.snapshot.ids(found.rows[start : start + count])})
+    told: dict[str, Any] = {"ids": found.snapshot.ids(found.rows[start : start + count])}
+    if found.stacks:
+        told["stacked"] = found.stacks.sizes[start : start + count].tolist()
+    return JSONResponse(told)
 
 
 @router.get("/api/views/{view}/newer")

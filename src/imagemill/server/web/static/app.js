@@ -164,6 +164,13 @@ function matches(event, key) {
   return (foreign ? event.code.at(-1) : event.key).toLowerCase() === last.toLowerCase();
 }
 
+/** Whether a key is one letter, digit or sign, which somebody who speaks to the computer may type by accident. */
+function single(key) {
+  return key.replace(/^Shift\+/, "").length === 1 && key !== " ";
+}
+
+let singles = localStorage.getItem("single keys") !== "off";
+
 export const keys = {
   /** Add a key: `key` as in "k", "Shift+ArrowRight", "Mod+z"; `what` and `where` stand in the window; `run` returns
    * false to let the key pass on; `always` also while typing. Returns what takes it away again. */
@@ -178,7 +185,7 @@ document.addEventListener("keydown", (event) => {
   if (event.defaultPrevented || event.isComposing) return;
   const open = document.querySelector("dialog[open], :popover-open");
   for (const each of [...known].reverse()) {
-    if (!matches(event, each.key) || (!each.always && (typing(event.target) || open))) continue;
+    if (!matches(event, each.key) || (!singles && single(each.key)) || (!each.always && (typing(event.target) || open))) continue;
     if (each.run(event) !== false) {
       event.preventDefault();
       return;
@@ -191,10 +198,11 @@ const words = { Mod: /mac/i.test(navigator.platform) ? "⌘" : "Ctrl", ArrowLeft
 function showKeys() {
   const dialog = document.getElementById("keys");
   const list = dialog.querySelector(".keys-list");
+  const working = known.filter(({ key }) => singles || !single(key));
   list.replaceChildren();
-  for (const where of new Set(known.map((each) => each.where))) {
+  for (const where of new Set(working.map((each) => each.where))) {
     const body = el("tbody");
-    const said = Map.groupBy(known.filter((each) => each.where === where), (each) => each.what);
+    const said = Map.groupBy(working.filter((each) => each.where === where), (each) => each.what);
     for (const [what, same] of said) {
       const cell = el("td");
       // As it is written where keys are held together: Alt D.
@@ -208,8 +216,16 @@ function showKeys() {
     }
     list.append(el("h3", {}, where), el("table", {}, body));
   }
-  dialog.showModal();
+  if (!dialog.open) dialog.showModal();
 }
+
+const switched = document.getElementById("single-keys");
+switched.checked = singles;
+switched.addEventListener("change", () => {
+  singles = switched.checked;
+  localStorage.setItem("single keys", singles ? "on" : "off");
+  showKeys();
+});
 
 keys.add({ key: "?", what: "Show these keys", run: showKeys });
 for (const [key, what, address] of [["d", "Datasets", "/datasets"], ["m", "Make", "/make/generate"], ["e", "Executions", "/executions"]]) {

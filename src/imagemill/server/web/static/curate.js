@@ -14,6 +14,9 @@ const NEAR = 8; // pixels between a button and what it opens
 function countSelected() {
   bar.toggleAttribute("data-some", grid.count > 0);
   bar.querySelector("[data-count]").textContent = grid.count.toLocaleString("en");
+  const stacks = bar.querySelector("[data-stacks]");
+  stacks.textContent = `${grid.tiles.toLocaleString("en")} ${grid.tiles === 1 ? "stack" : "stacks"} · `;
+  stacks.hidden = !grid.stack;
   if (!grid.count) document.getElementById("curate-tags").hidePopover();
 }
 

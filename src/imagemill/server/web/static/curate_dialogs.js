@@ -23,11 +23,11 @@ function chosen(which) {
 }
 
 function offerScope(form, name) {
-  const counts = { selected: grid.count, matching: grid.total, everything: grid.images };
+  const counts = { selected: grid.count, matching: grid.matching, everything: grid.images };
   for (const [which, count] of Object.entries(counts)) {
     form.querySelector(`[data-number=${which}]`).textContent = count.toLocaleString("en");
   }
-  const filtered = grid.total !== grid.images;
+  const filtered = grid.matching !== grid.images;
   const choices = form.elements[name];
   for (const choice of choices) {
     choice.closest("label").hidden = { selected: !grid.count, matching: !filtered, everything: false }[choice.value];
@@ -89,7 +89,7 @@ async function openReplace() {
   const { dialog, form, named } = replacing;
   const all = !grid.count;
   replacing.selection = all ? { view: grid.view, except: [] } : grid.selection;
-  const count = all ? grid.total : grid.count;
+  const count = all ? grid.matching : grid.count;
   named("scope").textContent = all ? `In all ${images(count)} that match` : `In ${images(count)} selected`;
   dialog.showModal();
   form.find.focus();

@@ -1,7 +1,7 @@
 /** The gallery: one query, which the address holds, shown as a grid, chips, a count and filters. */
 
 import { api, coded, el, keys, tell, toast } from "./app.js";
-import { decide } from "./deciding.js";
+import { decide, settled } from "./deciding.js";
 import { filters } from "./gallery_filters.js";
 import { showDuplicates, similarRows } from "./gallery_likeness.js";
 import { on } from "./live.js";
@@ -77,11 +77,12 @@ async function show() {
 /** Where the address says the grid begins, and which tile was looked at last. */
 function placeFromAddress() {
   const place = Number(/^#place=(\d+)$/.exec(location.hash)?.[1] ?? 0);
-  const left = JSON.parse(sessionStorage.getItem(`place ${page.dataset}`) ?? "null");
-  const near = left?.query === query().toString() && place >= left.first && place < left.end;
-  if (!near) return { place };
+  const left = JSON.parse(sessionStorage.getItem(placeKey()) ?? "null");
+  if (!left || place < left.first || place >= left.end) return { place };
   return { place: left.first, focus: place === left.first ? left.focus : place };
 }
+
+const placeKey = () => `place ${page.dataset}?${query()}`;
 
 function keepPlace() {
   if (!grid.total || asked().has("similar") || asked().has("show")) return;
@@ -90,7 +91,7 @@ function keepPlace() {
   history.replaceState(null, "", location.pathname + location.search + hash);
   const focus = grid.focused?.place ?? first;
   sessionStorage.setItem(`gallery ${page.dataset}`, location.search + hash); // the way back from comparing
-  sessionStorage.setItem(`place ${page.dataset}`, JSON.stringify({ query: query().toString(), first, end, focus }));
+  sessionStorage.setItem(placeKey(), JSON.stringify({ first, end, focus }));
 }
 
 window.addEventListener("popstate", () => {
@@ -253,9 +254,9 @@ function keepFocus() {
   (grid.hidden ? find("nothing").querySelector("button") : grid)?.focus({ preventScroll: true });
 }
 
-function counted({ total, images: all, stack }) {
-  if (stack) return `${number(total)} ${total === 1 ? "prompt" : "prompts"}, ${images(all)} in the dataset`;
-  return total === all ? images(total) : `${number(total)} of ${images(all)}`;
+function counted({ total, matching, images: all, stack }) {
+  const prompts = stack ? `${number(total)} ${total === 1 ? "prompt" : "prompts"}, ` : "";
+  return prompts + (matching === all ? images(all) : `${number(matching)} of ${images(all)}`);
 }
 
 function drawNothing(all, why = "No image matches", ...more) {
@@ -307,10 +308,11 @@ grid.addEventListener("im-select", () => {
   find("compare").disabled = !compared();
 });
 
-grid.addEventListener("im-open", ({ detail: { id, row, place, aside } }) => {
+grid.addEventListener("im-open", async ({ detail: { id, row, place, aside } }) => {
   const parameters = query();
-  if (row.stacked > 1) return change({ stack: null, where: samePrompt(row, parameters) });
   keepPlace();
+  if (row.stacked > 1) return change({ stack: null, where: samePrompt(row, parameters) });
+  await settled();
   // The image page goes through this very view.
   sessionStorage.setItem(`imagemill.view:${page.dataset}?${parameters}`, grid.view);
   const opened = `${address}/images/${id}${parameters.size ? `?${parameters}` : ""}`;
@@ -357,12 +359,19 @@ async function ask() {
   if (!grid.total && !query().size && found.newer) newest(); // nothing is moved where nothing is shown
 }
 
+/** What people decided of similar images, which are no view. */
+async function refreshSimilar() {
+  const { rows = [] } = (await similarRows(page.dataset, asked().get("similar"), find("nothing"))) ?? {};
+  const fresh = new Map(rows.map((row) => [row.id, row]));
+  grid.update([...fresh.keys()], ({ id, waiting }) => ({ ...fresh.get(id), waiting }));
+}
+
 let refreshing = 0;
 on("dataset", (data) => data.id === page.dataset && askForNewer());
 on("edits", (data) => {
   if (data.dataset !== page.dataset) return;
   clearTimeout(refreshing);
-  refreshing = setTimeout(() => (grid.refresh(), filters.refresh()), PATIENCE);
+  refreshing = setTimeout(() => (asked().has("similar") ? refreshSimilar() : grid.refresh(), filters.refresh()), PATIENCE);
 });
 on("job", (job) => {
   if (job.dataset !== page.dataset || job.kind !== "apply" || job.state !== "done") return;

@@ -78,7 +78,7 @@ export const filters = {
 
   /** What people decided has changed. */
   refresh() {
-    if (!find("filters").hidden) drawFacets(drawing);
+    if (view && !find("filters").hidden) drawFacets(drawing);
   },
 
   /** The columns are known. */
@@ -241,7 +241,8 @@ function bars(column, { edges, counts }, filter) {
   if (counts.length === 1) return [el("p", { class: "soft number" }, `${shown(edges[0])} everywhere`)];
   const most = Math.max(...counts, 1);
   const step = WIDTH / counts.length;
-  const inside = ({ low, high }, place) => (low === null || edges[place + 1] > low) && (high === null || edges[place] < high);
+  const ends = edges.map((edge) => bound(edge, edges)); // as a click makes them
+  const inside = ({ low, high }, place) => (low === null || ends[place + 1] > low) && (high === null || ends[place] < high);
   const choose = (place) => {
     const now = asked(); // these bars may be older
     const range = chosen(now, column);
@@ -250,8 +251,8 @@ function bars(column, { edges, counts }, filter) {
     if (held.length === 1 && held[0] === place) return page.change({ where: without(now, column) });
     const narrow = !held.length || held.includes(place);
     const [first, last] = narrow ? [place, place] : [Math.min(place, held[0]), Math.max(place, held.at(-1))];
-    const from = first === 0 ? null : bound(edges[first], edges);
-    const to = last === counts.length - 1 ? null : bound(edges[last + 1], edges);
+    const from = first === 0 ? null : ends[first];
+    const to = last === counts.length - 1 ? null : ends[last + 1];
     return page.change({ where: ranged(now, column, from, to) });
   };
   const drawn = counts.map((count, place) => {

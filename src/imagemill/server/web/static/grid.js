@@ -24,6 +24,7 @@ export class ImageGrid extends HTMLElement {
   view = "";
   total = 0;
   images = 0;
+  stack = false; // whether tiles stand for all images of a prompt
   query = new URLSearchParams();
   #sizer = document.createElement("div");
   #drawnBox = document.createElement("div");
@@ -71,12 +72,22 @@ export class ImageGrid extends HTMLElement {
 
   /** What is selected, as requests name it. */
   get selection() {
-    return this.#selection.told(this.view);
+    return this.#selection.told;
   }
 
-  /** How many are selected. */
+  /** How many images are selected. */
   get count() {
     return this.#selection.count;
+  }
+
+  /** How many tiles are, each of which stands for a stack where stacks are shown. */
+  get tiles() {
+    return this.#selection.tiles;
+  }
+
+  /** How many images match, also those in stacks. */
+  get matching() {
+    return this.#rows.matching;
   }
 
   /** The tile that keys act on: {place, id, row}, or null. */
@@ -89,7 +100,7 @@ export class ImageGrid extends HTMLElement {
   get subject() {
     if (this.hidden) return null;
     if (this.count) return this.selection;
-    return this.focused && { images: [this.focused.id] };
+    return this.focused && this.#rows.named([this.focused.id]);
   }
 
   get size() {
@@ -204,7 +215,7 @@ export class ImageGrid extends HTMLElement {
   /** Select all of the view. */
   selectAll() {
     if (this.view) this.#selection.set([], true);
-    else this.#selection.set([...this.#rows].map((row) => row.id));
+    else this.#selection.set([...this.#rows]);
   }
 
   // ------------------------------------------------------------------ views
@@ -214,16 +225,18 @@ export class ImageGrid extends HTMLElement {
     const part = top - this.#layout.y(first);
     const held = keepPlace ? this.#rows.get(first) : null;
     const acted = keepPlace ? this.focused : null;
-    if (this.#selection.all && found.view !== this.view) this.#selection.set([]); // those were of another view
+    // What was all of another view, or a stack there or here, may not be the same images.
+    if (found.view !== this.view && (this.#selection.all || this.stack || found.stack)) this.#selection.set([]);
     this.view = found.view;
     this.total = found.total;
     this.images = found.images ?? found.total;
-    this.#rows.reset(found.view, found.total, found.rows);
+    this.stack = Boolean(found.stack);
+    this.#rows.reset(found);
     this.#focus = -1;
     this.#around = false;
     this.#choosing.reset();
     this.#clean();
-    this.tell("im-view", { ...found, images: this.images }); // who hid the grid shows it, and then it has a width
+    this.tell("im-view", { ...found, images: this.images, matching: this.matching }); // who hid the grid shows it, and then it has a width
     this.#layOut();
     let begin = this.#layout.y(place) - PADDING;
     if (held) {

@@ -29,10 +29,10 @@ export class Choosing {
     if (shiftKey && place >= 0) {
       this.#extend(place, adding);
     } else if (adding && row) {
-      this.#selection.toggle(row.id);
+      this.#selection.toggle(row);
       this.#anchor = place;
     } else if (row) {
-      this.#selection.set([row.id]);
+      this.#selection.set([row]);
       this.#follows = true;
       this.#anchor = place;
     } else if (place < 0) {
@@ -43,7 +43,9 @@ export class Choosing {
 
   open(place, aside) {
     const row = this.#rows.get(place);
-    if (row) this.#grid.tell("im-open", { id: row.id, place, row, aside });
+    if (!row) return;
+    this.#grid.focusPlace(place, { into: false }); // to which one comes back
+    this.#grid.tell("im-open", { id: row.id, place, row, aside });
   }
 
   /** A box is drawn from one point to another. */
@@ -85,7 +87,7 @@ export class Choosing {
     this.#grid.focusPlace(place);
     if (extending || !this.#follows) return;
     const row = this.#rows.get(place);
-    this.#selection.set(row ? [row.id] : []);
+    this.#selection.set(row ? [row] : []);
   }
 
   /** Select from where a range began. */

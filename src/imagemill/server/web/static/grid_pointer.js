@@ -79,9 +79,10 @@ export function listen(grid, choosing) {
   grid.addEventListener("click", (event) => {
     if (silent) return void (silent = false);
     const place = placed(event);
-    // A finger opens, and chooses where something is chosen already.
-    if (event.pointerType !== "touch") choosing.press(place, event);
-    else if (grid.count) choosing.press(place, { ctrlKey: true });
+    // A finger opens, and chooses where something is chosen already; the number of a stack always opens it.
+    const number = event.target.closest?.(".stacked");
+    if (event.pointerType !== "touch" && !number) choosing.press(place, event);
+    else if (grid.count && !number) choosing.press(place, { ctrlKey: true });
     else choosing.open(place, false);
   });
   grid.addEventListener("dblclick", (event) => {

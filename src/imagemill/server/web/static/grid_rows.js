@@ -11,7 +11,9 @@ const IDS_AT_ONCE = 100_000;
 
 export class Rows {
   total = 0;
+  matching = 0; // images; more than there are rows where stacks are shown
   view = "";
+  #stack = false;
   #blocks = new Map(); // number of the block → {rows, stale}; what was used last stands last
   #loading = new Map(); // number of the block → AbortController
   #wanted = [0, -1];
@@ -27,11 +29,13 @@ export class Rows {
   }
 
   /** Show another view; nothing is fetched before it is wanted. Without a view, `rows` are all there are. */
-  reset(view, total, rows = []) {
+  reset({ view, total, matching = total, stack = "", rows = [] }) {
     this.#abort(() => true);
     this.#blocks.clear();
     this.view = view;
     this.total = total;
+    this.matching = matching;
+    this.#stack = Boolean(stack);
     this.#wanted = [0, -1];
     for (let start = 0; start < rows.length; start += BLOCK) {
       this.#blocks.set(start / BLOCK, { rows: rows.slice(start, start + BLOCK), stale: false });
@@ -68,17 +72,22 @@ export class Rows {
     this.want(...this.#wanted);
   }
 
-  /** The ids of the rows from `first` to before `end`, also of those that are not here. */
-  async ids(first, end) {
+  /** Images as requests name them: in a view of stacks, each stands for all of its stack. */
+  named(ids) {
+    return this.#stack ? { images: ids, stacks: this.view } : { images: ids };
+  }
+
+  /** The rows from `first` to before `end`; of those that are not here, {id, stacked}. */
+  async between(first, end) {
     const here = [];
-    for (let place = first; place < end && this.get(place); place++) here.push(this.get(place).id);
+    for (let place = first; place < end && this.get(place); place++) here.push(this.get(place));
     if (here.length === end - first) return here;
-    const ids = [];
+    const found = [];
     for (let start = first; start < end; start += IDS_AT_ONCE) {
-      const count = Math.min(IDS_AT_ONCE, end - start);
-      ids.push(...(await this.#fetch(`ids?start=${start}&count=${count}`)).ids);
+      const { ids, stacked } = await this.#fetch(`ids?start=${start}&count=${Math.min(IDS_AT_ONCE, end - start)}`);
+      found.push(...ids.map((id, index) => ({ id, stacked: stacked?.[index] })));
     }
-    return ids;
+    return found;
   }
 
   #numbers() {

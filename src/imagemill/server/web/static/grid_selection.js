@@ -1,12 +1,14 @@
-/** Which images are selected: some by their ids, or all of a view except some. */
+/** Which tiles are selected: some by their ids, or all of a view except some. A stack is one, and all of its images. */
 
 const MOST = 100_000; // ids that a request may name
+
+const standing = ({ id, stacked = 1 }) => [id, stacked];
 
 export class Selection {
   #rows;
   #changed;
   #all = false;
-  #ids = new Set(); // the selected ones, or those left out of all
+  #ids = new Map(); // the selected ones, or those left out of all → how many images each stands for
   #pending = null; // {holds(place), adding}: what is being selected and not known by ids yet
   #asked = 0; // the newest wins
 
@@ -21,8 +23,14 @@ export class Selection {
     return this.#all;
   }
 
-  get count() {
+  get tiles() {
     return this.#all ? this.#rows.total - this.#ids.size : this.#ids.size;
+  }
+
+  /** How many images that are. */
+  get count() {
+    const named = [...this.#ids.values()].reduce((sum, images) => sum + images, 0);
+    return this.#all ? this.#rows.matching - named : named;
   }
 
   has(id) {
@@ -37,21 +45,22 @@ export class Selection {
   }
 
   /** As requests name it. */
-  told(view) {
-    return this.#all ? { view, except: [...this.#ids] } : { images: [...this.#ids] };
+  get told() {
+    const ids = [...this.#ids.keys()];
+    return this.#all ? { view: this.#rows.view, except: ids } : this.#rows.named(ids);
   }
 
-  /** Only these, or all of the view except these. */
-  set(ids, all = false) {
+  /** Only these rows, or all of the view except these. */
+  set(rows, all = false) {
     this.#asked++;
     this.#pending = null;
     this.#all = all;
-    this.#ids = new Set(ids);
+    this.#ids = new Map(rows.map(standing));
     this.#changed();
   }
 
-  toggle(id) {
-    if (!this.#ids.delete(id)) this.#ids.add(id);
+  toggle(row) {
+    if (!this.#ids.delete(row.id)) this.#ids.set(...standing(row));
     this.#changed();
   }
 
@@ -67,10 +76,10 @@ export class Selection {
     const chosen = (place) => place >= first && place < end && holds(place);
     this.sketch(chosen, adding);
     try {
-      const [ids, all] = await this.#named(first, end, chosen, adding);
+      const [rows, all] = await this.#named(first, end, chosen, adding);
       if (asked !== this.#asked) return;
-      if (!adding) this.set(ids, all);
-      else this.#add(ids);
+      if (!adding) this.set(rows, all);
+      else this.#add(rows);
     } finally {
       if (asked === this.#asked) this.sketch(null);
     }
@@ -79,20 +88,20 @@ export class Selection {
   async #named(first, end, chosen, adding) {
     const { total } = this.#rows;
     if (end - first <= MOST) {
-      const ids = await this.#rows.ids(first, end);
-      return [ids.filter((_, index) => chosen(first + index)), false];
+      const rows = await this.#rows.between(first, end);
+      return [rows.filter((_, index) => chosen(first + index)), false];
     }
     if (adding || total - (end - first) > MOST || !chosen(first + 1)) {
       const figures = [end - first, MOST].map((number) => number.toLocaleString("en"));
       throw new Error(`${figures[0]} images are too many for a range; at most ${figures[1]}. Filter, then select all`);
     }
-    return [[...(await this.#rows.ids(0, first)), ...(await this.#rows.ids(end, total))], true];
+    return [[...(await this.#rows.between(0, first)), ...(await this.#rows.between(end, total))], true];
   }
 
-  #add(ids) {
-    for (const id of ids) {
-      if (this.#all) this.#ids.delete(id);
-      else this.#ids.add(id);
+  #add(rows) {
+    for (const row of rows) {
+      if (this.#all) this.#ids.delete(row.id);
+      else this.#ids.set(...standing(row));
     }
     this.#pending = null;
     this.#changed();

@@ -35,10 +35,18 @@ export function said(row) {
   const facts = [row.prompt || row.id];
   if (row.nsfw) facts.push("not safe for work");
   if (row.decision) facts.push(MARKS[row.decision][0]);
+  if (row.waiting) facts.push("not saved yet");
   if (row.rating) facts.push(`rated ${row.rating}`);
   if (row.edited) facts.push("edited");
   if (row.stacked > 1) facts.push(`${row.stacked} images of this prompt`);
+  if (row.stacked > 1 && row.kept + row.rejected) facts.push(`${row.kept} kept, ${row.rejected} rejected`);
   return facts.join(", ");
+}
+
+/** How many images a stack has, and of how many of them people decided where not of all the same. */
+function inStack({ stacked, decision, kept, rejected }) {
+  const some = [["✓", kept], ["✗", rejected]].filter(([, count]) => count && !decision);
+  return [...some, [some.length ? "of " : "×", stacked]].map(([sign, count]) => sign + count.toLocaleString("en")).join(" ");
 }
 
 export class Tile {
@@ -47,7 +55,7 @@ export class Tile {
   #image = el("img", { alt: "", decoding: "async", draggable: "false" });
   #marks = el("span", { class: "marks" });
   #score = el("span", { class: "score" });
-  #stacked = el("span", { class: "stacked" });
+  #stacked = el("span", { class: "stacked", title: "Open the images of this prompt (Enter)" });
   #caption = el("span", { class: "caption", dir: "auto" });
   #marked = "";
 
@@ -87,10 +95,11 @@ export class Tile {
     classList.toggle("kept", row?.decision === "keep");
     classList.toggle("nsfw", Boolean(row?.nsfw));
     classList.toggle("stack", row?.stacked > 1);
+    classList.toggle("waiting", row?.waiting > 0);
     // One that is there stays.
     this.#show(row && (picture || this.#image.getAttribute("src") === row.thumbnail) ? row.thumbnail : "");
     this.#caption.textContent = this.element.title = row?.prompt ?? "";
-    this.#stacked.textContent = row?.stacked > 1 ? `×${row.stacked.toLocaleString("en")}` : "";
+    this.#stacked.textContent = row?.stacked > 1 ? inStack(row) : "";
     this.#score.textContent = row && "score" in row && row.score !== null ? shown(row.score) : "";
     this.element.setAttribute("aria-label", row ? said(row) : "loading");
     this.#mark(row ?? {});
