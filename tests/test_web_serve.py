@@ -33,6 +33,9 @@ def test_the_link_lets_in_once_and_the_cookie_after_it(tmp_path: Path) -> None:
         assert "samesite=strict" in cookie
         assert link.partition("token=")[2] not in cookie
         assert client.get(link.partition("?")[0]).status_code == 303
+        other = {"Cookie": f"{first.headers['set-cookie'].partition('=')[0]}=of-another-token"}
+        with httpx2.Client(trust_env=False, headers=other) as later:
+            assert "the token is of an earlier start" in later.get(link.partition("?")[0]).text
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
 
@@ -76,6 +79,8 @@ def test_what_cannot_be_served_is_told(tmp_path: Path, imagemill: Command) -> No
         refused = imagemill("serve", *arguments, "--no-browser")
         assert refused.code == 2
         assert said in refused.err
+    refused = imagemill("serve", "file/inside", "--no-browser")
+    assert "file/inside/.imagemill-server` cannot be written: Not a directory" in refused.err
 
 
 def test_other_machines_are_warned_of(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ pytest.importorskip("fastapi")
 
 from imagemill.operators.import_ import import_dataset
 from imagemill.server.web.uploads import receiving
+from tests.web_server import until
 
 _PART = b"--x\r\nContent-Disposition: form-data; %b\r\n\r\n"
 PARTI = Path(__file__).parents[2] / "shared" / "data" / "parti-prompts.tsv"
@@ -147,7 +148,10 @@ def test_huge_cells_do_not_choke_the_page(web: Any) -> None:
         ("cut.csv.gz", gzip.compress(b"prompt\n" + bytes(range(256)) * 99, mtime=0)[:-20], "unpacked"),
         ("twice.csv.gz", gzip.compress(gzip.compress(b"prompt\na cat\n", mtime=0), mtime=0), "not UTF-8"),
         ("x.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        ("run.exe", b"MZ", "neither a table nor a picture"),
+        ("run.exe", b"MZ", "files of its kind are not read"),
+        ("moving.gif", b"GIF89a", "files of its kind are not read"),
+        ("sheet.xlsx", b"PK\3\4", "files of its kind are not read"),
+        ("names-only.csv", b"prompt,topic\n", "the table has no rows"),
         ("svg.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a whole PNG"),
         ("none.zip", b"PK\3\4nothing", "no whole ZIP"),
         ("texts.zip", archive(("a.txt", b"a cat")), "no picture"),
@@ -156,6 +160,24 @@ def test_huge_cells_do_not_choke_the_page(web: Any) -> None:
 )
 def test_what_cannot_be_used_is_refused_with_a_reason(web: Any, name: str, content: bytes, why: str) -> None:
     assert why in refusal(web, (name, content))
+
+
+def test_what_can_be_done_about_it_is_told(web: Any) -> None:
+    (upload,) = send(web, ("text.parquet", b"prompt\na cat\n"))
+    assert "not a parquet file. Is the file complete?</div>" in web.client.get(upload["url"]).text
+    sheet = web.client.post("/api/uploads", files={"files": ("sheet.xlsx", b"PK\3\4")})
+    assert sheet.json()["hint"] == "save the spreadsheet as CSV, and send that"
+
+
+def test_what_is_refused_beside_others_is_told_where_one_is_left(browser: Any, web: Any) -> None:
+    from tests.web_server import opened
+
+    table = {"name": "cats.csv", "mimeType": "text/csv", "buffer": b"prompt\na cat\n"}
+    drawing = {"name": "drawing.bmp", "mimeType": "image/bmp", "buffer": b"BM"}
+    with opened(browser, web) as page:
+        page.set_input_files("input[type=file]", [drawing, table])
+        page.get_by_text("cats.csv", exact=True).wait_for()
+        assert "drawing.bmp cannot be uploaded" in page.locator(".toast").inner_text()
 
 
 def test_a_table_that_unfolds_without_end_ends_early(web: Any) -> None:
@@ -191,9 +213,8 @@ def test_pictures_become_a_folder_that_commands_read(web: Any) -> None:
         ("000001.png", "Krabi 1.PNG", "a teal field"),
         ("000002.jpg", "b.jpg", ""),
     ]
-    assert sorted(path.name for path in found.folder.iterdir()) == [
-        "names.json", "pictures", "preview.json", "rows.json", "thumbnails", "upload.json",
-    ]  # fmt: skip
+    left = ["names.json", "pictures", "preview.json", "rows.json", "thumbnails", "upload.json"]
+    until(lambda: sorted(path.name for path in found.folder.iterdir()) == left)
     small = web.client.get(f"{upload['url']}/thumbnails/1")
     assert (small.headers["content-type"], small.content[8:12]) == ("image/webp", b"WEBP")
     assert web.client.get(f"{upload['url']}/thumbnails/9").status_code == 404
@@ -249,9 +270,7 @@ def test_what_was_just_read_is_not_read_again(web: Any) -> None:
     (upload,) = send(web, ("set.zip", archive(("a.png", picture()))))
     store = web.state.uploads
     found = store.find(upload["id"])
-    until = time.monotonic() + 20
-    while store._looked:
-        assert time.monotonic() < until
+    until(lambda: not store._looked)
     store._start(replace(found, preview={}))
     assert store._looked == {}
     assert store.find(upload["id"]).path.joinpath("000001.png").exists()

@@ -70,7 +70,8 @@ def read_table(source: str | Path | Iterable[Any], options: TableOptions) -> Tab
     rejects = sorted([*rejects, *further], key=lambda reject: reject.line)
     if not rows:
         why = f"; the first of {len(rejects)} rejected: line {rejects[0].line}: {rejects[0].reason}" if rejects else ""
-        raise UsageError(f"no row of the table can be used{why}", "see the formats in the guide to prompt tables")
+        what = "no row of the table can be used" if rejects else "the table has no rows"
+        raise UsageError(f"{what}{why}", "see the formats in the guide to prompt tables")
     blobs = columns.pictures.blobs if columns.pictures else {}
     return Table(rows, rejects, _fingerprint(rows, columns.names_out, pictures), columns.talk, blobs)
 

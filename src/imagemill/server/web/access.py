@@ -102,7 +102,8 @@ class Access(Guard):
                 return HTMLResponse(
                     '<!doctype html><title>imagemill</title><meta http-equiv="refresh" content="0">', 401
                 )
-            raise _Refused(401, "the token is missing", _LINK)
+            known = _cookie(headers, _cookie_name(scope))
+            raise _Refused(401, "the token is of an earlier start" if known else "the token is missing", _LINK)
         return None
 
     def _compare(self, given: bytes, headers: dict[bytes, bytes]) -> None:

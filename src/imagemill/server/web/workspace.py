@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagemill.dataset import Dataset
+from imagemill.dataset.files import make_folder
 from imagemill.dataset.folder import is_dataset
 from imagemill.errors import UsageError
 
@@ -57,7 +58,7 @@ class Workspace:
         """Take a folder; it is made when it does not exist."""
         self.folder = Path(folder).resolve()
         self.state = self.folder / STATE
-        self.state.mkdir(parents=True, exist_ok=True)
+        make_folder(self.state)
         self._entries: dict[str, Entry] = {}
         self._checked: dict[str, _Stamp] = {}
         """How datasets were when nothing kept them from being opened."""
@@ -129,7 +130,8 @@ class Workspace:
         if not _NAME.fullmatch(name) or name.endswith(".") or len(name.encode()) > _BYTES:
             raise UsageError(
                 f"`{name:.80}` cannot be the name of a dataset",
-                "use letters, digits, spaces, dots, `-` and `_`; begin with a letter or digit; at most 80",
+                "use letters, digits, spaces, dots, `-` and `_`; begin with a letter or digit; "
+                f"at most 80 characters and {_BYTES} bytes",
             )
         folder = self.folder / name
         if os.path.lexists(folder):

@@ -70,11 +70,12 @@ function post(files, place) {
   });
 }
 
-/** Send files; one upload opens its page, several are listed. */
+/** Send files; one upload opens its page, several are listed, and so is one beside which others were refused. */
 async function send(files, place) {
   const found = [];
-  for (const group of groups(files)) found.push(...(await post(group, place)));
-  if (found.length === 1) location.assign(found[0].url);
+  const sent = groups(files);
+  for (const group of sent) found.push(...(await post(group, place)));
+  if (found.length === 1 && sent.length === 1) location.assign(found[0].url);
   else if (found.length) document.dispatchEvent(new CustomEvent("lists-changed"));
 }
 

@@ -268,9 +268,9 @@ def suffix_of(name: str) -> tuple[str, str]:
     for suffix in sorted(_SUFFIXES, key=len, reverse=True):
         if lower.endswith(suffix):
             return suffix, _SUFFIXES[suffix]
-    what = (
-        "SVG pictures can hold scripts" if lower.endswith((".svg", ".svgz")) else "it is neither a table nor a picture"
-    )
+    what = "SVG pictures can hold scripts" if lower.endswith((".svg", ".svgz")) else "files of its kind are not read"
+    if lower.endswith((".xlsx", ".xls", ".ods", ".numbers")):
+        raise UsageError(f"`{name:.100}` cannot be uploaded: {what}", "save the spreadsheet as CSV, and send that")
     raise UsageError(
         f"`{name:.100}` cannot be uploaded: {what}",
         f"tables: {', '.join(_TABLES)}, also as .gz or .zst; pictures: {', '.join(_PICTURES)}, also in a .zip",

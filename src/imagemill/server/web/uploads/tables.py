@@ -104,7 +104,8 @@ def _check_parquet(path: Path) -> None:
             found = file.metadata
             total = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
     except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"the Parquet file cannot be read: {error}", "is the file complete?") from None
+        said = str(error).rstrip(".")
+        raise UsageError(f"the Parquet file cannot be read: {said}", "is the file complete?") from None
     if total > 2 * MOST_BYTES:
         raise UsageError(f"`{path}` has {size(total)} when it is unpacked", f"at most {size(2 * MOST_BYTES)}: split it")
 
