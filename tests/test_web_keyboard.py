@@ -207,7 +207,7 @@ def test_a_finger_selects_by_holding_and_hits_what_it_wants(
     with opened(browser, web, viewport={"width": width, "height": height}, has_touch=True, is_mobile=True) as page:
         page.goto(f"/datasets/{dataset}")
         counts(page, "20 images")
-        page.get_by_text("Hold an image to select it").wait_for()
+        page.get_by_text("Hold to select").wait_for()
         assert page.locator("#grid").evaluate("grid => grid.clientHeight") > 0.35 * height
         box = page.locator("#tile-0.loaded").bounding_box()
         assert box
