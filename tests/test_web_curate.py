@@ -15,6 +15,7 @@ import pytest
 
 import imagemill as package
 from imagemill.component import find_component
+from imagemill.server.web.curating.replacing import Replacement
 from tests.conftest import contents
 from tests.web_server import Served, ended
 
@@ -170,6 +171,25 @@ def test_an_expression_that_hangs_elsewhere_ends(web: Served, dataset: str) -> N
     assert post(web, dataset, "replace?preview=1", **asked, replacement=replacement)["images"] == 0
     much = {"find": "a", "replace": "b" * 1_000}
     assert "longer than" in post(web, dataset, "replace", 400, **asked, replacement=much)["error"]
+
+
+def test_no_text_keeps_a_search_busy() -> None:
+    """Compared anew at every place, these take most of a minute, in which nothing else is answered."""
+    texts = ["a" * 45_000, "!" * 45_000] * 250
+    for letter in "a!":
+        for words in (False, True):
+            assert Replacement(find=letter * 499 + "b", replace="x", words=words).of(texts) == texts
+    assert Replacement(find="ÄPFEL ΟΔΟΣ", replace="x").of(["äpfel οδος!", "Äpfel  Οδος"]) == ["x!", "Äpfel  Οδος"]
+    assert Replacement(find="!", replace="?", words=True).of(["a! !b ! a!b"]) == ["a! !b ? a!b"]
+
+
+def test_what_was_removed_before_it_could_be_saved_is_named(web: Served, dataset: str) -> None:
+    view = web.client.get(f"/api/datasets/{dataset}/view").json()["view"]
+    package.remove(web.folder / "cats", "prompt_2_image_1", reason="asked for")
+    job = ended(web.state.queue, post(web, dataset, "save-as", name="late", selection={"view": view})["job"])
+    assert (job.state, job.hint[:46]) == ("failed", "removed since then? choose the images again, o")
+    assert "`cats` has no `2-1`" in job.message
+    assert not (web.folder / "late").exists()
 
 
 def test_a_new_dataset_has_what_was_decided_and_this_one_stays(web: Served, dataset: str) -> None:

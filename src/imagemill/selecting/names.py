@@ -50,7 +50,10 @@ class Names:
         if len(unknown := named[~np.isin(named, keys)]):
             shown = ", ".join(f"`{id_of(key)}`" for key in unknown[:_SHOWN].tolist())
             more = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
-            raise UsageError(f"`{folder}` has no {shown}{more}, named in `{self.path}`", "take these lines out")
+            raise UsageError(
+                f"`{folder}` has no {shown}{more}, named in `{self.path}`",
+                "removed since then? choose the images again, or take these lines out",
+            )
         found: NDArray[np.bool_] = np.isin(keys, named)
         return found
 

@@ -6,6 +6,7 @@ import difflib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -88,13 +89,21 @@ class Replacement(BaseModel):
         ).to_pylist()
         return found
 
-    def _by_letters(self, texts: Sequence[str]) -> Iterator[str]:
-        letters = re.escape(self.find)
-        # Unlike `\b`, this also holds where what is looked for begins or ends with something that is no letter.
-        pattern = re.compile(
-            rf"(?<!\w){letters}(?!\w)" if self.words else letters, re.NOFLAG if self.case else re.IGNORECASE
-        )
-        return (pattern.sub(lambda _: self.replace, text) for text in texts)
+    def _by_letters(self, texts: Sequence[str]) -> list[str]:
+        find = self.find if self.case else _folded(self.find)
+        return [self._replaced(text, text if self.case else _folded(text), find) for text in texts]
+
+    def _replaced(self, text: str, letters: str, find: str) -> str:
+        # A regular expression would compare what is looked for anew at every place, and let no other thread run.
+        pieces, end = [], 0
+        start = letters.find(find)
+        while start >= 0:
+            after = start + len(find)
+            if not self.words or not (_in_word(letters[start - 1 : start]) or _in_word(letters[after : after + 1])):
+                pieces += [text[end:start], self.replace]
+                end = after
+            start = letters.find(find, end if end == after else start + 1)
+        return "".join([*pieces, text[end:]])
 
 
 def check_column(dataset: Dataset, column: str) -> None:
@@ -133,6 +142,20 @@ def differences(before: str, after: str) -> list[Piece]:
         if d > c:
             pieces.append(("added", "".join(new[c:d])))
     return [*pieces, ("same", "…")] if max(len(before), len(after)) > start + _SHOWN else pieces
+
+
+def _folded(text: str) -> str:
+    """A text in which capital and small letters do not differ, letter by letter as long as before."""
+    return text.lower() if text.isascii() else "".join(map(_small, text))
+
+
+@lru_cache(10_000)
+def _small(letter: str) -> str:
+    return next((small for small in (letter.casefold(), letter.lower()) if len(small) == 1), letter)
+
+
+def _in_word(letter: str) -> bool:
+    return letter.isalnum() or letter == "_"
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -15,12 +14,10 @@ INTERRUPTED = 130
 _GOES_ON = "it goes on where it stopped"
 
 
-def outcome(
-    wanted: str, exit_code: int | None, progress: Progress, error: Callable[[], tuple[str, str]]
-) -> tuple[State, str, str]:
+def outcome(wanted: str, exit_code: int | None, progress: Progress, error: tuple[str, str]) -> tuple[State, str, str]:
     """The state of a job after a run, what stopped it, and what helps.
 
-    `exit_code` is None where the process could not tell one, `error` reads its last words.
+    `exit_code` is None where the process could not tell one, `error` has its last words.
     """
     if exit_code == 0:
         return "done", "", ""
@@ -32,8 +29,7 @@ def outcome(
         return "failed", "its process was killed, perhaps for want of memory", f"retry: {_GOES_ON}"
     if exit_code == INTERRUPTED:
         return "paused", "interrupted by another program", f"resume: {_GOES_ON}"
-    message, hint = error()
-    return ("paused" if exit_code == 4 else "failed"), message, hint
+    return ("paused" if exit_code == 4 else "failed"), *error
 
 
 def failed_in(output: Path) -> dict[str, int] | None:

@@ -109,9 +109,9 @@ class Process:
         lines = _tail(self.log, 2_000).strip().splitlines()
         return lines[-1].strip() if lines and not lines[-1].endswith("] started") else ""
 
-    def error(self) -> tuple[str, str]:
-        """What stopped its last run, and what helps."""
-        text = _tail(self.log, _LAST)
+    def error(self, folder: Path) -> tuple[str, str]:
+        """What stopped its last run, and what helps; where a folder lies on this machine is nobody's business."""
+        text = _tail(self.log, _LAST).replace(f"{folder}/", "")
         text = text[text.rfind("] started\n") + 1 :]
         _, found, error = text.rpartition("\nerror: ")
         if found:

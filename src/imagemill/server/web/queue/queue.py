@@ -317,13 +317,13 @@ class Queue:
 
     def _settle(self, job: Job, process: Process, told: dict[str, Any], progress: Progress) -> None:
         """Write down how a run ended."""
-        state, message, hint = outcome(job.wanted, told.get("exit_code"), progress, process.error)
-        now = time.time()
+        error = process.error(self._workspace.folder)
+        state, message, hint = outcome(job.wanted, told.get("exit_code"), progress, error)
         ended = self._table.update(
             job.id,
             state=state,
             wanted="",
-            ended=now,
+            ended=(now := time.time()),
             seconds=job.seconds + now - (job.started or now),
             exit_code=told.get("exit_code"),
             message=message,
