@@ -9,7 +9,6 @@ import json
 import re
 import stat
 import struct
-import time
 import zipfile
 import zlib
 from dataclasses import replace
