@@ -141,9 +141,10 @@ class Workspace:
     def _walk(self, folder: Path, depth: int = 0) -> Iterator[Path]:
         try:
             inner = [entry for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+            found = depth > 0 and is_dataset(folder)
         except OSError:
             return
-        if depth and is_dataset(folder):
+        if found:
             yield folder
             return
         if depth < _DEPTH:
