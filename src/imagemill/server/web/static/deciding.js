@@ -72,7 +72,7 @@ async function deliver(selection, change, query) {
       if (![0, 401].includes(error.status)) tellAway("");
       if (error.status === 410 && selection.stacks && !lost) lost = true;
       else if (error.status === 0) await waitAway("The server is away");
-      else if (error.status === 401) await waitAway("The server has another token: open its link in a new tab");
+      else if (error.status === 401) await waitAway("The server has another token, open its link in a new tab");
       else throw error;
     }
   }

@@ -2,15 +2,14 @@
 
 import { api, coded, el, keys, tell, toast } from "./app.js";
 import { decide, settled } from "./deciding.js";
+import { drawChips } from "./gallery_chips.js";
 import { filters } from "./gallery_filters.js";
 import { showDuplicates, similarRows } from "./gallery_likeness.js";
-import { on } from "./live.js";
-import { chips } from "./where.js";
+import { news } from "./gallery_news.js";
 import "./grid.js";
 
 const PARAMETERS = ["where", "search", "search_column", "by", "ascending", "decision", "rating", "tag", "edited", "stack"];
 const PATIENCE = 300; // milliseconds without a key before a search begins
-const BETWEEN = 2000; // milliseconds between two questions for new images
 const LONG = 500; // characters of a prompt
 const SIZES = ["small", "medium", "large"];
 
@@ -116,7 +115,7 @@ function drawControls() {
   find("stack").setAttribute("aria-pressed", String(wanted.get("stack") === "prompt"));
   if (asked().has("show")) find("duplicates").setAttribute("aria-current", "true");
   else find("duplicates").removeAttribute("aria-current");
-  drawChips(wanted, similar);
+  drawChips(wanted, similar, change);
 }
 
 /** Choose a value, also one that is not offered. */
@@ -124,37 +123,6 @@ function choose(id, value) {
   const select = find(id);
   if (![...select.options].some((option) => option.value === value)) select.append(el("option", { value }, value));
   select.value = value;
-}
-
-function drawChips(wanted, similar) {
-  const list = [];
-  const add = (text, changes) => list.push([text, changes]);
-  if (similar) add("similar images", { similar: null });
-  if (wanted.get("search")) add(`“${wanted.get("search")}”`, { search: null, search_column: null });
-  if (wanted.get("decision")) {
-    add({ keep: "kept", reject: "rejected" }[wanted.get("decision")] ?? "undecided", { decision: null });
-  }
-  if (wanted.get("rating")) add(`★ ${wanted.get("rating")} or more`, { rating: null });
-  if (wanted.get("tag")) add(`tag ${wanted.get("tag")}`, { tag: null });
-  if (wanted.get("edited")) add("edited", { edited: null });
-  for (const { text, rest } of chips(wanted.get("where") ?? "")) add(text, { where: rest });
-  const drawn = list.map(([text, changes]) =>
-    el("li", {}, el(
-      "button",
-      { type: "button", class: "chip accent", title: "Take this filter away", onclick: () => change(changes) },
-      el("span", {}, text),
-      el("span", { "aria-hidden": "true" }, "×"),
-    )));
-  if (list.length > 1) {
-    const all = Object.assign({}, ...list.map(([, changes]) => changes), { where: null });
-    drawn.push(el("li", {}, el("button", { type: "button", class: "quiet small", onclick: () => change(all) }, "Clear all")));
-  }
-  const focused = [...find("chips").querySelectorAll("button")].indexOf(document.activeElement);
-  find("chips").replaceChildren(...drawn);
-  if (focused >= 0) [...find("chips").querySelectorAll("button")].slice(0, focused + 1).at(-1)?.focus();
-  find("chips").hidden = !list.length;
-  find("filters-count").textContent = list.length;
-  find("filters-count").hidden = !list.length;
 }
 
 let typed = 0;
@@ -239,7 +207,7 @@ function newest() {
 
 grid.addEventListener("im-view", ({ detail }) => {
   find("count").textContent = counted(detail);
-  showNewer(detail.newer);
+  news.shown(detail.newer);
   find("nothing").hidden = true;
   grid.hidden = false;
   if (!detail.total) drawNothing(detail.images);
@@ -323,61 +291,13 @@ grid.addEventListener("im-open", async ({ detail: { id, row, place, aside } }) =
 function samePrompt(row, parameters) {
   // Of a prompt that is too long for an address, its beginning has to do.
   const [is, text] = row.prompt.length > LONG ? ["contains", row.prompt.slice(0, LONG)] : ["=", row.prompt];
-  const term = `prompt ${is} '${text.replaceAll("'", "''")}'`;
+  const term = text ? `prompt ${is} '${text.replaceAll("'", "''")}'` : "(prompt is null or prompt = '')";
   const where = parameters.get("where");
   return where ? `(${where}) and ${term}` : term;
 }
 
 grid.addEventListener("im-scroll", keepPlace);
 window.addEventListener("pagehide", keepPlace);
-
-// ---------------------------------------------------------------------------- what happens elsewhere
-
-let lastAsked = 0;
-let asking = 0;
-let left = 0;
-
-function showNewer(count) {
-  find("newer").hidden = !count;
-  find("newer").textContent = `+${number(count ?? 0)} new`;
-}
-
-/** Ask now, and some times more, for the server counts at its ease. */
-function askForNewer(times = 3) {
-  left = times;
-  asking ||= setTimeout(ask, Math.max(0, lastAsked + BETWEEN - performance.now()));
-}
-
-async function ask() {
-  lastAsked = performance.now();
-  const { view } = grid;
-  const found = view && (await api("GET", `/api/views/${view}/newer`).catch(() => null));
-  asking = 0;
-  if (left > 1) askForNewer(left - 1);
-  if (!found || view !== grid.view) return;
-  showNewer(found.newer);
-  if (!grid.total && !query().size && found.newer) newest(); // nothing is moved where nothing is shown
-}
-
-/** What people decided of similar images, which are no view. */
-async function refreshSimilar() {
-  const { rows = [] } = (await similarRows(page.dataset, asked().get("similar"), find("nothing"))) ?? {};
-  const fresh = new Map(rows.map((row) => [row.id, row]));
-  grid.update([...fresh.keys()], ({ id, waiting }) => ({ ...fresh.get(id), waiting }));
-}
-
-let refreshing = 0;
-on("dataset", (data) => data.id === page.dataset && askForNewer());
-on("edits", (data) => {
-  if (data.dataset !== page.dataset) return;
-  clearTimeout(refreshing);
-  refreshing = setTimeout(() => (asked().has("similar") ? refreshSimilar() : grid.refresh(), filters.refresh()), PATIENCE);
-});
-on("job", (job) => {
-  if (job.dataset !== page.dataset || job.kind !== "apply" || job.state !== "done") return;
-  grid.reload({ keepPlace: true }); // the records are others now
-});
-on("reset", () => (grid.refresh(), askForNewer()));
 
 // ---------------------------------------------------------------------------- keys
 
@@ -451,5 +371,6 @@ async function describe() {
 }
 
 filters.begin({ dataset: page.dataset, query, change });
+news.begin({ dataset: page.dataset, query, newest });
 show();
 grid.focus({ preventScroll: true });
