@@ -428,3 +428,14 @@ def test_a_number_beyond_every_float_becomes_text() -> None:
     big = 10**400
     rows = read_table([{"prompt": "a", "n": 1}, {"prompt": "b", "n": big}], PromptTable()).rows
     assert [row.columns["n"] for row in rows] == ["1", str(big)]
+
+
+def test_pictures_in_a_table_of_prompts_are_left_out_and_told(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    values = {"prompt": ["a cat"], "image": [{"bytes": b"\x89PNG", "path": None}], "blob": [b"\0"], "note": ["soft"]}
+    pq.write_table(pa.table(values), tmp_path / "held.parquet")
+    table = read_table(tmp_path / "held.parquet", PromptTable())
+    assert [dict(row.columns) for row in table.rows] == [{"note": "soft"}]
+    assert table.talk[-1] == "not kept, since they hold pictures that nothing starts from: `image`, `blob`"
+    assert not any("another name" in said for said in table.talk)

@@ -122,6 +122,9 @@ def test_tables_come_in_packed_and_in_columns(web: Any) -> None:
     )
     assert [web.state.uploads.find(upload["id"]).rows for upload in uploads] == [2] * 4
     assert len(web.client.get("/api/uploads").json()["uploads"]) == 4
+    columns = web.state.uploads.find(uploads[1]["id"]).preview["columns"]
+    assert [(column["name"], column["role"]) for column in columns] == [("prompt", "prompt"), ("blob", "not kept")]
+    assert "not kept</span>" in web.client.get(uploads[1]["url"]).text
 
 
 def test_a_table_without_prompts_can_still_be_used_with_a_template(web: Any) -> None:

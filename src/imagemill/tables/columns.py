@@ -155,9 +155,6 @@ class Columns:
         if clashes:
             raise UsageError(f"the columns {listed(clashes)} would get one name", "rename one of them")
         self.names_out = list(self.columns.values())
-        renamed = [f"`{name}` as `{safe}`" for name, safe in self.columns.items() if name != safe]
-        if renamed:
-            self.talk.append(f"kept under another name, so that readers are not misled: {', '.join(renamed)}")
 
     def leave_out(self, names: Container[str], why: str) -> None:
         """Do not keep these columns, and say so."""
@@ -166,6 +163,12 @@ class Columns:
         self.names_out = list(self.columns.values())
         if left:
             self.talk.append(f"not kept, since {why}: {listed(left)}")
+
+    def tell_renamed(self) -> None:
+        """Say which columns are kept under another name."""
+        renamed = [f"`{name}` as `{safe}`" for name, safe in self.columns.items() if name != safe]
+        if renamed:
+            self.talk.append(f"kept under another name, so that readers are not misled: {', '.join(renamed)}")
 
     @cached_property
     def _kept(self) -> set[str | None]:

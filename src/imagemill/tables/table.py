@@ -62,10 +62,12 @@ def read_table(source: str | Path | Iterable[Any], options: TableOptions) -> Tab
             else "write a prompt a line, or see the formats in the guide to prompt tables",
         )
     columns = Columns(names, options)
-    if pictures:
+    if not isinstance(raw_rows, TextTable):
         held = {name for raw in raw_rows for name, value in raw.values.items() if is_pictorial(value)}
         columns.leave_out(held, "they hold pictures that nothing starts from")
+    if pictures:
         columns.leave_out(added_columns(source), "they say what is in the source")
+    columns.tell_renamed()
     rows, further = _text_rows(raw_rows, columns) if isinstance(raw_rows, TextTable) else _rows(raw_rows, columns)
     rejects = sorted([*rejects, *further], key=lambda reject: reject.line)
     if not rows:

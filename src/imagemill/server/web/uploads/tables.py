@@ -58,9 +58,10 @@ def read(folder: Path) -> dict[str, Any]:
         told["doubt"] = [error.message, error.hint]
         if not known:
             raise
+    kinds = {name: _kind([row.values.get(name) for row in known]) for name in names}
     told["columns"] = [
-        {"name": name, "kind": _kind([row.values.get(name) for row in known]), "role": roles.get(name, "")}
-        for name in names
+        {"name": name, "kind": kind, "role": "not kept" if kind == "picture" else roles.get(name, "")}
+        for name, kind in kinds.items()
     ]
     told["prompt_column"] = next((name for name, role in roles.items() if role == "prompt"), "")
     shown = {"more": more, **_shown(known[:_ROWS], names[:_COLUMNS], rejects[:_REJECTS])}
