@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 import zipfile
 from collections.abc import Callable
@@ -16,10 +15,6 @@ import imagemill as package
 from tests.conftest import contents
 from tests.web_server import TOKEN, Served, barriers, opened, started
 
-PICTURES = Path(__file__).parent.parent / "docs" / "images" / "web"
-"""Where pictures of the pages go when IMAGEMILL_SCREENSHOTS is set."""
-MOST_BYTES = 150_000
-"""Of a picture."""
 LARGE, SMALL = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 COLORS, FORMS, GROUNDS = ("red", "blue", "green", "yellow", "purple"), ("circle", "star", "heart"), (
     "white", "pink", "cyan", "gray", "black",
@@ -58,20 +53,6 @@ def evaluated(page: Any, script: str) -> Any:
         raise
 
 
-def picture(page: Any, name: str, folder: Path) -> None:
-    """Keep a picture of a page, where it is asked for in the docs."""
-    until(page, "[...document.images].every((image) => image.complete)")
-    place = PICTURES if os.environ.get("IMAGEMILL_SCREENSHOTS") else folder
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / f"{name}.png"
-    page.screenshot(path=path, animations="disabled", caret="hide")
-    from PIL import Image
-
-    # A screen of few colors is as good with 256 of them, in a third of the bytes.
-    Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
-    assert path.stat().st_size <= MOST_BYTES, name
-
-
 def shown(page: Any, count: int) -> None:
     """Wait for the gallery to show so many images."""
     until(page, f"document.getElementById('grid')?.total === {count}")
@@ -100,7 +81,6 @@ def test_from_a_prompt_table_to_an_exported_dataset(web: Served, browser: Any, t
         page.goto("/datasets")
         page.set_input_files("#send-files", prompts(tmp_path, 60))
         page.get_by_role("link", name="Generate from this table").wait_for()
-        picture(page, "upload", tmp_path)
         page.get_by_role("link", name="Generate from this table").click()
         page.locator("[name=images_per_prompt]").fill("2")
         page.locator("[name=seed]").fill("7")
@@ -109,16 +89,12 @@ def test_from_a_prompt_table_to_an_exported_dataset(web: Served, browser: Any, t
         until(
             page, "document.getElementById('plan').innerText.includes('120') && !document.querySelector('[aria-busy]')"
         )
-        page.evaluate("scrollTo(0, 0)")
-        picture(page, "make", tmp_path)
         page.locator("#queue").click()
         page.wait_for_url("**/executions*")
         until(page, "document.querySelectorAll('[data-field=newest] img').length > 3", seconds=180)
-        picture(page, "executions", tmp_path)
         job_done(page, web, last_job(web))
         page.get_by_role("link", name="Open dataset").first.click()
         shown(page, 120)
-        picture(page, "gallery", tmp_path)
         before = contents(web.folder / "one object")
 
         page.locator("#grid").press("Home")
@@ -129,7 +105,6 @@ def test_from_a_prompt_table_to_an_exported_dataset(web: Served, browser: Any, t
         edits = web.state.edits(a_dataset(web, "one object"))
         until(page, lambda: edits.of("0-0").texts == {"caption": "a scarlet disc"})
         page.keyboard.press("Tab")
-        picture(page, "image", tmp_path)
         page.locator("a.back").click()
         shown(page, 120)
 
@@ -151,45 +126,11 @@ def test_from_a_prompt_table_to_an_exported_dataset(web: Served, browser: Any, t
         with page.expect_download(timeout=60_000) as download:
             page.get_by_role("link", name="Download", exact=True).click()
         download.value.save_as(tmp_path / "download.zip")
-        pictures_of_the_rest(page, web, tmp_path)
     with zipfile.ZipFile(tmp_path / "download.zip") as archive:
         archive.extractall(tmp_path / "unpacked")
     folder = tmp_path / "unpacked" / "scarlet export"
     loaded = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     assert sorted(loaded["caption"]) == sorted(record["caption"] for record in new.values())
-
-
-def pictures_of_the_rest(page: Any, web: Served, folder: Path) -> None:
-    """What the guide shows beside the journey itself."""
-    gallery = f"/datasets/{a_dataset(web, 'one object')}"
-    page.goto(gallery)
-    shown(page, 120)
-    page.keyboard.press("r")
-    page.locator("#curate-find").fill("red")
-    page.locator("#curate-with").fill("crimson")
-    until(page, "!document.querySelector('#curate-replace [data-do]').disabled")
-    picture(page, "replace", folder)
-    page.keyboard.press("Escape")
-    page.locator("#grid").press("Home")
-    page.keyboard.press("Space")
-    for _ in range(2):
-        page.keyboard.press("Shift+ArrowRight")
-    page.keyboard.press("x")
-    page.get_by_text("Rejected 3 images").wait_for()
-    until(page, "document.getElementById('decision').innerText.includes('3')")
-    picture(page, "curate", folder)
-    page.goto(f"{gallery}/compare?images=5-0,6-0,7-0")
-    page.locator("main img").nth(2).wait_for()
-    picture(page, "compare", folder)
-    page.goto("/datasets")
-    page.get_by_role("link", name="scarlet", exact=True).first.wait_for()
-    until(page, "!document.querySelector('[hx-get$=\\'/size\\']')")
-    picture(page, "datasets", folder)
-    page.set_viewport_size(SMALL)
-    page.emulate_media(color_scheme="dark")
-    page.goto(gallery)
-    shown(page, 120)
-    picture(page, "phone", folder)
 
 
 def a_dataset(web: Served, name: str) -> str:
