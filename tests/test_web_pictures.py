@@ -7,17 +7,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import imagemill as package
 from imagemill.models.shapes import EXAMPLES
 from tests.test_web_journeys import LARGE, SMALL, a_dataset, job_done, last_job, shown, until
 from tests.web_server import Served, ended, opened
 
-KEPT = bool(os.environ.get("IMAGEMILL_SCREENSHOTS"))
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("IMAGEMILL_SCREENSHOTS"),
+    reason="the pictures in docs/ are made where IMAGEMILL_SCREENSHOTS is set",
+)
 PICTURES = Path(__file__).parent.parent / "docs" / "images" / "web"
 MOST_BYTES = 150_000
 """Of a picture."""
-STEPS = 12 if KEPT else 1
-"""Nobody looks at the shapes of a test."""
+STEPS = 12
 PAIRS = (
     ("red", "pink"), ("blue", "yellow"), ("green", "white"),
     ("purple", "cyan"), ("orange", "black"), ("white", "green"),
@@ -30,12 +34,10 @@ PROMPTS = [
 ]  # fmt: skip
 
 
-def picture(page: Any, name: str, folder: Path) -> None:
-    """Keep a picture of a page, where it is asked for in the docs."""
+def picture(page: Any, name: str) -> None:
+    """Keep a picture of a page."""
     until(page, "[...document.images].every((image) => image.complete || !image.checkVisibility())")
-    place = PICTURES if KEPT else folder
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / f"{name}.png"
+    path = PICTURES / f"{name}.png"
     page.screenshot(path=path, animations="disabled", caret="hide")
     from PIL import Image
 
@@ -51,7 +53,7 @@ def test_every_page_has_its_picture(web: Served, browser: Any, tmp_path: Path) -
     dataset = a_curated_dataset(web)
     with opened(browser, web) as page:
         of_executions(page, web, dataset, tmp_path)
-        of_a_gallery(page, dataset, tmp_path)
+        of_a_gallery(page, dataset)
 
 
 def a_curated_dataset(web: Served) -> str:
@@ -93,7 +95,7 @@ def of_executions(page: Any, web: Served, dataset: str, folder: Path) -> None:
     page.goto("/datasets")
     page.set_input_files("#send-files", table)
     page.get_by_role("link", name="Generate from this table").wait_for()
-    picture(page, "upload", folder)
+    picture(page, "upload")
     source = f"upload:{page.url.rsplit('/', 1)[1]}"
 
     for job in (
@@ -115,7 +117,7 @@ def of_executions(page: Any, web: Served, dataset: str, folder: Path) -> None:
         "document.getElementById('plan').innerText.includes('96 images') && !document.querySelector('[aria-busy]')",
     )
     page.evaluate("scrollTo(0, 0)")
-    picture(page, "make", folder)
+    picture(page, "make")
     page.locator("#queue").click()
     page.wait_for_url("**/executions*")
     running = last_job(web)
@@ -125,29 +127,29 @@ def of_executions(page: Any, web: Served, dataset: str, folder: Path) -> None:
     ]
     page.evaluate("scrollTo(0, 0)")
     until(page, "document.querySelectorAll('[data-state=running] .newest img').length > 11", seconds=180)
-    picture(page, "executions", folder)
+    picture(page, "executions")
     page.goto("/datasets")
     until(page, "document.querySelectorAll('.dataset').length > 3 && !document.querySelector('[hx-get$=\\'/size\\']')")
-    picture(page, "datasets", folder)
+    picture(page, "datasets")
     for job in waiting:
         web.client.post(f"/api/jobs/{job}/cancel")
     job_done(page, web, running)
 
 
-def of_a_gallery(page: Any, dataset: str, folder: Path) -> None:
+def of_a_gallery(page: Any, dataset: str) -> None:
     """The grid with its filters, what is done with it, one image, and several side by side."""
     count, gallery = len(PROMPTS) * 2, f"/datasets/{dataset}"
     page.goto(gallery)
     shown(page, count)
     until(page, "document.querySelectorAll('.histogram .bar').length > 3")
     page.set_viewport_size({"width": 1280, "height": 900})
-    picture(page, "gallery", folder)
+    picture(page, "gallery")
     page.set_viewport_size(LARGE)
     page.keyboard.press("r")
     page.locator("#curate-find").fill("red")
     page.locator("#curate-with").fill("crimson")
     until(page, "!document.querySelector('#curate-replace [data-do]').disabled")
-    picture(page, "replace", folder)
+    picture(page, "replace")
     page.keyboard.press("Escape")
     page.locator("#grid").press("Home")
     for _ in range(7):
@@ -157,21 +159,21 @@ def of_a_gallery(page: Any, dataset: str, folder: Path) -> None:
         page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("x")
     page.get_by_text("Rejected 3 images").wait_for()
-    picture(page, "curate", folder)
+    picture(page, "curate")
     page.goto(f"{gallery}/images/3-0")
     page.locator(".canvas img").wait_for()
     until(page, "document.querySelector('.place').innerText.includes('of')")
-    picture(page, "image", folder)
+    picture(page, "image")
     page.goto(f"{gallery}/compare?images=1-0,7-0,8-0")
     page.locator("main img").nth(2).wait_for()
-    picture(page, "compare", folder)
+    picture(page, "compare")
     page.emulate_media(color_scheme="dark")
     page.goto(f"{gallery}?by=alignment")
     shown(page, count)
-    picture(page, "dark", folder)
+    picture(page, "dark")
     page.set_viewport_size(SMALL)
     page.goto(gallery)
     shown(page, count)
-    picture(page, "phone", folder)
+    picture(page, "phone")
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(LARGE)
