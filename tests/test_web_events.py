@@ -140,3 +140,17 @@ def test_a_page_says_that_the_server_is_away_and_catches_up_with_the_next_one(br
             page.wait_for_selector("html[data-live=on]", state="attached")
             page.wait_for_function("() => got.length === 1")
             assert page.evaluate("got") == ["reset"]
+
+
+def test_a_page_says_that_the_server_has_another_token(browser: Any, tmp_path: Path) -> None:
+    with ExitStack() as first, served(tmp_path / "other") as other, opened(browser, other) as page:
+        web = first.enter_context(served(tmp_path / "served"))
+        page.goto(web.link)
+        page.wait_for_selector("html[data-live=on]", state="attached")
+        first.close()
+        page.context.clear_cookies()
+        with served(tmp_path / "served", int(web.url.rpartition(":")[2])) as again:
+            page.locator("[role=status]", has_text="Another token").wait_for()
+            tab = page.context.new_page()
+            tab.goto(again.link)
+            page.wait_for_selector("html[data-live=on]", state="attached")

@@ -88,7 +88,7 @@ def test_other_machines_are_warned_of(tmp_path: Path) -> None:
         assert link.startswith("http://127.0.0.1:")
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=20)[1]
-    assert "can be reached from other machines" in said
+    assert "can be reached from other machines, with the address of this one in the link" in said
 
 
 def test_datasets_are_found_and_no_link_leads_out(tmp_path: Path, prompts: Path, imagemill: Command) -> None:

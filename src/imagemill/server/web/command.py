@@ -41,7 +41,8 @@ def serve(terminal: Terminal, folder: str, models: Sequence[str], host: str, por
     server = WebServer(path.resolve().parent if one else path, token, models, host, port)
     if not is_loopback(host):
         terminal.warn(
-            f"`{host}` can be reached from other machines: whoever has the token can use it, and nothing is encrypted"
+            f"`{host}` can be reached from other machines, with the address of this one in the link: whoever has the "
+            "token can use it, and nothing is encrypted"
         )
     start = f"/datasets/{server.web.workspace.id_of(path.resolve())}" if one else "/"
     link = f"{server.address}{start}?token={quote(token, safe='', errors='surrogateescape')}"

@@ -231,6 +231,7 @@ class Queue:
         return found
 
     def _run(self) -> None:
+        told = ""
         while not self._ending:
             self._woken.wait(_EVERY if self._processes else None)
             self._woken.clear()
@@ -238,8 +239,11 @@ class Queue:
                 with self._lock:
                     if not self._ending:
                         self._look()
+                told = ""
             except Exception as error:  # noqa: BLE001 - a full disk must not end the queue
-                print(f"error: queue: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                before, told = told, f"error: queue: {type(error).__name__}: {error}"
+                if told != before:
+                    print(told, file=sys.stderr, flush=True)
                 time.sleep(1)
                 self._woken.set()
 

@@ -34,20 +34,25 @@ function take({ id, kind, data }) {
 const link = document.getElementById("running");
 const away = document.createElement("span");
 away.className = "chip warn";
-away.textContent = "Reconnecting";
 away.hidden = true;
 away.setAttribute("role", "status");
 link?.before(away);
 
 function show(state) {
   html.dataset.live = state;
-  away.hidden = state !== "off";
+  away.hidden = state === "on";
+  away.textContent = state === "strange" ? "Another token: open the server’s link" : "Reconnecting";
   showRunning();
 }
 
 function tell(state) {
   show(state);
   channel.postMessage({ state });
+}
+
+/** How the server answers; 0 where it does not. */
+async function statusOf(address) {
+  return fetch(address).then((answer) => answer.status, () => 0);
 }
 
 /** Listen for all tabs, until this one is closed. */
@@ -57,10 +62,10 @@ function lead(wait = 1000) {
     wait = 1000;
     tell("on");
   });
-  stream.addEventListener("error", () => {
-    tell("off");
+  stream.addEventListener("error", async () => {
     // It tries again by itself, unless the server has answered with an error.
-    if (stream.readyState !== EventSource.CLOSED) return;
+    if (stream.readyState !== EventSource.CLOSED) return tell("off");
+    tell((await statusOf("/api/jobs?active=true")) === 401 ? "strange" : "off");
     setTimeout(() => lead(Math.min(2 * wait, 30000)), wait);
   });
   for (const kind of KINDS) {
@@ -103,7 +108,7 @@ addEventListener("pageshow", (event) => event.persisted && ask());
 /** Say in the frame what runs. */
 function showRunning() {
   if (!link) return;
-  link.hidden = running.size === 0 || html.dataset.live === "off";
+  link.hidden = running.size === 0 || !away.hidden;
   const jobs = [...running.values()];
   const total = jobs.reduce((sum, job) => sum + job.total, 0);
   const ended = jobs.reduce((sum, job) => sum + job.done + Object.values(job.failed).reduce((all, each) => all + each, 0), 0);

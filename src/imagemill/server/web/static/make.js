@@ -125,6 +125,7 @@ async function askPlan() {
   asking = new AbortController();
   const mine = asking;
   plan.setAttribute("aria-busy", "true");
+  if (!plan.querySelector(":scope > :not(noscript)")) plan.replaceChildren(el("p", { class: "soft" }, "The plan is being made…"));
   try {
     const told = await api("POST", `/api/make/${operator}/plan`, { ...gathered(), key: planKey }, { signal: mine.signal });
     if (told.again) timer = setTimeout(askPlan, AGAIN);
