@@ -1,24 +1,19 @@
-"""The pictures of the guide, of a small showcase; IMAGEMILL_SCREENSHOTS puts them into docs/."""
+"""Every page of the web app with a small showcase, as it is pictured; IMAGEMILL_SCREENSHOTS puts these into docs/."""
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import imagemill as package
 from imagemill.models.shapes import EXAMPLES
-from tests.test_web_journeys import LARGE, SMALL, a_dataset, job_done, last_job, shown, until
+from tests.test_web_journeys import LARGE, SMALL, a_dataset, last_job, shown, until
 from tests.web_server import Served, ended, opened
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("IMAGEMILL_SCREENSHOTS"),
-    reason="the pictures in docs/ are made where IMAGEMILL_SCREENSHOTS is set",
-)
-PICTURES = Path(__file__).parent.parent / "docs" / "images" / "web"
+DOCS = Path(__file__).parent.parent / "docs" / "images" / "web"
 MOST_BYTES = 150_000
 """Of a picture."""
 STEPS = 12
@@ -35,16 +30,19 @@ PROMPTS = [
 
 
 def picture(page: Any, name: str) -> None:
-    """Keep a picture of a page."""
-    until(page, "[...document.images].every((image) => image.complete || !image.checkVisibility())")
-    path = PICTURES / f"{name}.png"
-    page.screenshot(path=path, animations="disabled", caret="hide")
+    """Take a picture of a page when all of its images are there, and keep it for the guide where that is asked for."""
+    until(page, "[...document.images].every((image) => image.naturalWidth || !image.checkVisibility())")
+    taken = page.screenshot(animations="disabled", caret="hide")
+    if not os.environ.get("IMAGEMILL_SCREENSHOTS"):
+        return
     from PIL import Image
 
+    path = DOCS / f"{name}.png"
+
     # A screen of few colors is as good with 256 of them, in a third of the bytes.
-    Image.open(path).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE).save(
-        path, optimize=True
-    )
+    Image.open(io.BytesIO(taken)).convert("RGB").quantize(
+        256, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
+    ).save(path, optimize=True)
     assert path.stat().st_size <= MOST_BYTES, name
 
 
@@ -131,9 +129,9 @@ def of_executions(page: Any, web: Served, dataset: str, folder: Path) -> None:
     page.goto("/datasets")
     until(page, "document.querySelectorAll('.dataset').length > 3 && !document.querySelector('[hx-get$=\\'/size\\']')")
     picture(page, "datasets")
-    for job in waiting:
+    for job in (*waiting, running):
         web.client.post(f"/api/jobs/{job}/cancel")
-    job_done(page, web, running)
+    ended(web.state.queue, running)
 
 
 def of_a_gallery(page: Any, dataset: str) -> None:
