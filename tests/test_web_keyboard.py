@@ -53,6 +53,27 @@ def press(page: Page, *keys: str) -> None:
         page.keyboard.press(key)
 
 
+_ROWS_LATE = """
+const real = window.fetch;
+window.fetch = async (url, options = {}) => {
+  if (url.includes("/slice?")) await new Promise((done) => setTimeout(done, 700));
+  return real(url, options);
+};
+"""
+
+
+def test_a_key_that_comes_before_its_image_is_not_lost(browser_page: Page, web: Served, dataset: str) -> None:
+    browser_page.add_init_script(_ROWS_LATE)
+    page = browser_page
+    page.goto(f"/datasets/{dataset}")
+    page.wait_for_function("() => document.querySelector('im-grid').total > 0")
+    page.locator("#grid").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("k")
+    page.get_by_text("Kept 1 image").wait_for()
+    assert web.state.edits(dataset).of("1-0").decision == "keep"
+
+
 def test_filters_are_set_by_keys_and_keep_the_focus(browser_page: Page, web: Served, dataset: str) -> None:
     page = browser_page
     page.goto(f"/datasets/{dataset}")

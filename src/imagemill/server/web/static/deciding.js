@@ -20,6 +20,7 @@ export function images(count) {
 
 /** Decide the same of images: of those given, else of the selected ones, else of the focused one. */
 export async function decide(change, subject = grid.subject) {
+  subject ??= await grid.awaited().catch(tell);
   if (!subject) return;
   const ids = subject.images ?? null;
   const { query } = grid;

@@ -103,6 +103,13 @@ export class ImageGrid extends HTMLElement {
     return this.focused && this.#rows.named([this.focused.id]);
   }
 
+  /** The subject when the tile that keys act on has not come yet: it is asked for, so that no key is lost. */
+  async awaited() {
+    if (this.hidden || this.#focus < 0) return null;
+    const [row] = await this.#rows.between(this.#focus, this.#focus + 1);
+    return row ? this.#rows.named([row.id]) : null;
+  }
+
   get size() {
     return this.#layout.size;
   }
