@@ -26,9 +26,7 @@ class Names:
         try:
             text = self.path.read_text(encoding="utf-8-sig")
         except OSError as error:
-            raise UsageError(
-                f"`{path}` cannot be read: {error.strerror}", "name a text file, one image on a line"
-            ) from None
+            raise UsageError(f"`{path}` cannot be read: {error.strerror}", _HINT) from None
         except ValueError:
             raise UsageError(f"`{path}` is not UTF-8 text", _HINT) from None
         lines = (line.strip() for line in text.splitlines())

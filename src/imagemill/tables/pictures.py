@@ -155,6 +155,8 @@ def _read_folder(folder: Path) -> tuple[list[RawRow], list[Reject], list[str]]:
 
 def is_pictorial(value: object) -> bool:
     """Whether a cell holds a picture itself, and not its name."""
+    if value is None or isinstance(value, str | int | float):
+        return False  # at once: every cell of a table is asked
     if isinstance(value, list | tuple):
         return any(is_pictorial(item) for item in value if not isinstance(item, list | tuple))
     if isinstance(value, Mapping):

@@ -30,6 +30,23 @@ export async function api(method, url, body, { headers = {}, signal } = {}) {
   return found;
 }
 
+/** Resolves after so long. */
+export function pause(milliseconds) {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
+
+const READING = 500; // milliseconds between two questions while the records are being read
+
+/** Ask for what the index of a dataset tells, until it is there; `reading(answer)` is called meanwhile, and false from
+ * it gives up. */
+export async function whenRead(url, reading) {
+  for (;;) {
+    const found = await api("GET", url);
+    if (!found.building || reading?.(found) === false) return found;
+    await pause(READING);
+  }
+}
+
 /** Make an element: attributes are set as they are, `on…` ones are listeners, children are texts or elements. */
 export function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);

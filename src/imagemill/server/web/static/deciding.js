@@ -1,6 +1,6 @@
 /** Deciding the same of many images, and taking it back. What is decided while the server is away waits for it. */
 
-import { api, tell, toast } from "./app.js";
+import { api, pause, tell, toast, whenRead } from "./app.js";
 
 const AGAIN = 1000; // milliseconds until a server that is away is asked again
 const SOON = 20; // milliseconds between two looks whether all is sent
@@ -40,7 +40,7 @@ export async function decide(change, subject = grid.subject) {
 
 /** Resolves when everything is sent, or cannot be. */
 export async function settled() {
-  while (unsent && !away) await later(SOON);
+  while (unsent && !away) await pause(SOON);
 }
 
 addEventListener("beforeunload", (event) => {
@@ -64,7 +64,7 @@ async function deliver(selection, change, query) {
   let lost = false; // whether the view of the stacks is gone
   for (;;) {
     try {
-      if (lost) renewed.set(selection.stacks, await viewOf(query));
+      if (lost) renewed.set(selection.stacks, (await whenRead(`${url}/view?${query}`)).view);
       const stacks = renewed.get(selection.stacks) ?? selection.stacks;
       const found = await api("POST", `${url}/bulk`, { selection: { ...selection, stacks }, ...change });
       tellAway("");
@@ -79,21 +79,9 @@ async function deliver(selection, change, query) {
   }
 }
 
-async function viewOf(query) {
-  for (;;) {
-    const found = await api("GET", `${url}/view?${query}`);
-    if (!found.building) return found.view;
-    await later(AGAIN);
-  }
-}
-
 function waitAway(why) {
   tellAway(why);
-  return later(AGAIN);
-}
-
-function later(milliseconds) {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+  return pause(AGAIN);
 }
 
 function tellAway(why) {

@@ -1,29 +1,19 @@
 /** Images that look alike: those like one, and groups of near-duplicates. */
 
-import { api, coded, confirm, el, icon, tell, toast } from "./app.js";
+import { api, coded, confirm, el, icon, tell, toast, whenRead } from "./app.js";
 import { said } from "./grid_tile.js";
 
 const SIMILAR = 60;
 const GROUPS = 30; // shown at once
-const AGAIN = 500; // milliseconds until a server that still reads the records is asked again
 // Bits of the hash that may differ.
 const LIKENESS = [["0", "Equal: 0 bits differ"], ["4", "Nearly equal: up to 4 bits"], ["10", "Alike: up to 10 bits"]];
 const COMPARED = "What is compared is structure, light and dark, not colours.";
-
-/** Ask until the records are read. */
-async function asked(url) {
-  for (;;) {
-    const found = await api("GET", url);
-    if (!found.building) return found;
-    await new Promise((resolve) => setTimeout(resolve, AGAIN));
-  }
-}
 
 /** The images most like one, the nearest first, and in words what was found; null when that cannot be said, which
  * `place` then tells. */
 export async function similarRows(dataset, image, place) {
   try {
-    const { rows, measure } = await asked(`/api/datasets/${dataset}/similar/${image}?limit=${SIMILAR}`);
+    const { rows, measure } = await whenRead(`/api/datasets/${dataset}/similar/${image}?limit=${SIMILAR}`);
     const bits = measure.includes("bits");
     const said = bits ? `${COMPARED} The number is how many of 64 bits differ.` : "The number is the cosine distance of embeddings.";
     const most = rows.length === SIMILAR ? `The ${SIMILAR} most similar images` : `${rows.length} images, the most similar first`;
@@ -61,7 +51,7 @@ export async function showDuplicates(section, dataset, threshold = "4") {
 
   const load = async () => {
     more.disabled = true;
-    const found = await asked(`/api/datasets/${dataset}/duplicates?threshold=${threshold}&start=${start}&count=${GROUPS}`);
+    const found = await whenRead(`/api/datasets/${dataset}/duplicates?threshold=${threshold}&start=${start}&count=${GROUPS}`);
     start += found.groups.length;
     list.append(...found.groups.map((rows, place) => group(dataset, rows, found.sizes[place], threshold)));
     more.hidden = start >= found.total_groups;

@@ -6,7 +6,7 @@
  * `im-focus`, `im-open`, `im-scroll`.
  */
 
-import { api } from "./app.js";
+import { api, whenRead } from "./app.js";
 import { Choosing } from "./grid_choosing.js";
 import { Layout, PADDING } from "./grid_layout.js";
 import { listen } from "./grid_pointer.js";
@@ -17,7 +17,6 @@ import { Tile } from "./grid_tile.js";
 
 const AROUND = 2; // rows drawn above and below what is seen
 const CALM = 120; // milliseconds after the last scroll event when it has ended
-const POLL = 500; // milliseconds between two questions while the records are being read
 
 export class ImageGrid extends HTMLElement {
   datasetId = "";
@@ -153,13 +152,11 @@ export class ImageGrid extends HTMLElement {
     this.query = new URLSearchParams(query);
     this.setAttribute("aria-busy", "true");
     try {
-      for (;;) {
-        const found = await api("GET", `/api/datasets/${this.datasetId}/view?${this.query}`);
-        if (opening !== this.#opened) return;
-        if (!found.building) return await this.#shown(found, { keepPlace, place, focus });
-        this.tell("im-building", found);
-        await new Promise((resolve) => setTimeout(resolve, POLL));
-      }
+      const found = await whenRead(`/api/datasets/${this.datasetId}/view?${this.query}`, (building) => {
+        if (opening !== this.#opened) return false;
+        this.tell("im-building", building);
+      });
+      if (opening === this.#opened) await this.#shown(found, { keepPlace, place, focus });
     } catch (error) {
       if (opening === this.#opened) this.tell("im-error", { error });
     } finally {

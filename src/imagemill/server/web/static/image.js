@@ -1,13 +1,12 @@
 /** The page of one image: what it shows, the keys, and the way to the images before and after it. */
 
-import { ApiError, announce, api, copy, el, icon, keys, tell, toast } from "./app.js";
+import { ApiError, announce, api, copy, el, icon, keys, pause, tell, toast, whenRead } from "./app.js";
 import { Clash, Edited, spoken } from "./edited.js";
 import "./kept.js";
 import { TextField } from "./texts.js";
 import { Zoom } from "./zoom.js";
 
 const WHERE = "Image";
-const PATIENCE = 400; // milliseconds between questions while the index is being read
 const AGAIN = 2000; // milliseconds until a server that is away is asked again
 const PAN = 80; // pixels that a key moves the picture
 const query = location.search.replace(/^\?/, "");
@@ -178,7 +177,7 @@ class ImagePage {
       }
       if (error.status === 0) {
         tell(error);
-        await new Promise((resolve) => setTimeout(resolve, AGAIN));
+        await pause(AGAIN);
         return current === this && this.follow();
       }
       this.place = { place: null, previous: null, next: null }; // the image is shown all the same
@@ -216,7 +215,7 @@ class ImagePage {
   /** Back to the gallery, at the same place. */
   async leave() {
     this.close();
-    await Promise.race([this.edited.settled(), new Promise((resolve) => setTimeout(resolve, 1000))]);
+    await Promise.race([this.edited.settled(), pause(1000)]);
     location.assign(this.gallery);
   }
 
@@ -229,14 +228,9 @@ class ImagePage {
 async function viewOf(dataset) {
   const known = sessionStorage.getItem(`imagemill.view:${dataset}?${query}`);
   if (known) return known;
-  for (;;) {
-    const found = await api("GET", `/api/datasets/${dataset}/view?${query}`);
-    if (!found.building) {
-      sessionStorage.setItem(`imagemill.view:${dataset}?${query}`, found.view);
-      return found.view;
-    }
-    await new Promise((resolve) => setTimeout(resolve, PATIENCE));
-  }
+  const { view } = await whenRead(`/api/datasets/${dataset}/view?${query}`);
+  sessionStorage.setItem(`imagemill.view:${dataset}?${query}`, view);
+  return view;
 }
 
 function forgetView(dataset) {
